@@ -1,0 +1,20 @@
+"""DPM-Solver: the whole family of fast ODE solvers for diffusion models, for ComfyUI and scripts.
+
+ComfyUI loads this folder by path and calls `comfy_entrypoint`; scripts import
+`dpm_solver_nodes.samplers`. Neither needs the other, and importing this module needs neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint() -> Any:
+    """ComfyUI's door: put the samplers into its menus and hand it the nodes."""
+    from .hosts.comfyui import register_menus
+    from .nodes import DPMSolverExtension
+
+    register_menus()
+    return DPMSolverExtension()

@@ -1,0 +1,173 @@
+"""ComfyUI: its noise schedules, SAMPLER objects and menus. Only a host can import this."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.k_diffusion.sampling
+import comfy.model_sampling
+import comfy.samplers
+import torch
+
+from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
+from ..samplers.catalog import CATALOG
+from ..samplers.spacing import TIME_POWERS, in_time, log_snr
+
+SPACINGS = ("logSNR", *TIME_POWERS)
+SCHEDULER_NAMES = {
+    "dpm_solver_log_snr": "logSNR",
+    "dpm_solver_time_uniform": "time_uniform",
+    "dpm_solver_time_quadratic": "time_quadratic",
+}
+"""Our names in the host's scheduler menus -> the spacing; permanent, as workflows hold them."""
+
+
+def noise_schedule(model_sampling: Any) -> NoiseSchedule:
+    """The schedule of a model from its `model_sampling` object.
+
+    Raises:
+        ValueError: the model is of the host's kind IMG_TO_IMG_FLOW.
+    """
+    if isinstance(model_sampling, comfy.model_sampling.IMG_TO_IMG_FLOW):
+        raise ValueError(
+            "This model maps one image to another (IMG_TO_IMG_FLOW): its sampling is not a diffusion "
+            "ODE, so DPM-Solver does not apply; use the host's euler."
+        )
+    flow = isinstance(model_sampling, comfy.model_sampling.CONST)
+    kind = RectifiedFlow if flow else VarianceExploding
+    sigma_min = float(model_sampling.sigma_min)
+    return kind(sigma_min if 0.0 < sigma_min < kind().sigma_limit else None)
+
+
+def sampler(
+    function: Callable[..., torch.Tensor], settings: Mapping[str, Any]
+) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER for the host's custom sampling nodes.
+
+    Args:
+        function: one of `samplers.sample_*`; its schedule is read from the model at run time.
+        settings: its keyword arguments.
+    """
+    return comfy.samplers.KSAMPLER(with_host_schedule(function), dict(settings))
+
+
+def with_host_schedule(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """A sampler function as the host calls it: the schedule comes from the model it is given."""
+
+    def sample(
+        model: Any,
+        x: torch.Tensor,
+        sigmas: torch.Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callable[[dict[str, Any]], object] | None = None,
+        disable: bool | None = None,
+        **settings: Any,
+    ) -> torch.Tensor:
+        model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
+        schedule = noise_schedule(model_sampling)
+        return function(
+            model, x, sigmas, extra_args, callback, disable, schedule=schedule, **settings
+        )
+
+    return sample
+
+
+def register_menus() -> None:
+    """Put our samplers and spacings into every KSampler's menus, in place and once.
+
+    The host's lists are shared by reference with its nodes and with other packs, so that they are
+    appended to and never replaced.
+    """
+    for entry in CATALOG:
+        function = with_host_schedule(entry.function())
+        setattr(comfy.k_diffusion.sampling, f"sample_{entry.id}", function)
+        _append(comfy.samplers.KSampler.SAMPLERS, entry.id)
+        _append(comfy.samplers.SAMPLER_NAMES, entry.id)
+    for name, spacing in SCHEDULER_NAMES.items():
+        comfy.samplers.SCHEDULER_HANDLERS[name] = comfy.samplers.SchedulerHandler(
+            lambda model_sampling, steps, spacing=spacing: sigmas(model_sampling, spacing, steps)
+        )
+        _append(comfy.samplers.KSampler.SCHEDULERS, name)
+        _append(comfy.samplers.SCHEDULER_NAMES, name)
+
+
+def _append(names: list[str], name: str) -> None:
+    if name not in names:
+        names.append(name)
+
+
+def sigmas(
+    model_sampling: Any,
+    spacing: str,
+    steps: int,
+    denoise: float = 1.0,
+    final_zero: bool = True,
+    rising: bool = False,
+) -> torch.Tensor:
+    """A list of steps + 1 sigmas for a model.
+
+    Args:
+        spacing: one of SPACINGS.
+        denoise: below 1, as in the host: the last steps + 1 sigmas of a list of int(steps / denoise)
+            steps; an empty list at 0.
+        final_zero: end at 0, which the last step reaches; otherwise at the model's sigma_min.
+        rising: from sigma_min up, for inversion; such a list has no zero, and on a flow model it
+            ends at the first sigma below 1.
+    """
+    if denoise <= 0.0:
+        return torch.FloatTensor([])
+    total = int(steps / denoise)
+    flow = isinstance(noise_schedule(model_sampling), RectifiedFlow)
+    if rising:
+        falling = _above_zero(model_sampling, spacing, total + flow)[-(steps + 1) :]
+        return torch.FloatTensor(falling[::-1])
+    falling = _above_zero(model_sampling, spacing, total - final_zero)
+    return torch.FloatTensor((falling + [0.0] * final_zero)[-(steps + 1) :])
+
+
+def _above_zero(model_sampling: Any, spacing: str, intervals: int) -> list[float]:
+    """From the model's sigma_max to its sigma_min in a number of intervals."""
+    schedule = noise_schedule(model_sampling)
+    sigma_max, sigma_min = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
+    if isinstance(schedule, RectifiedFlow) and math.isclose(sigma_max, 1.0, rel_tol=1e-5):
+        sigma_max = 1.0
+    sigma_of_time, t_start, t_end = _times(model_sampling)
+    if spacing == "logSNR":
+        # Only a flow needs sigma_first: its list starts at 1, where the log-SNR is infinite. Where a
+        # list of as many steps spaced evenly in time has its second sigma was measured to be best.
+        first = sigma_of_time(t_start - (t_start - t_end) / max(intervals + 1, 2))
+        return log_snr(schedule, sigma_max, sigma_min, intervals, first)
+    between = in_time(sigma_of_time, t_start, t_end, intervals, TIME_POWERS[spacing])[1:-1]
+    return [sigma_max, *between, sigma_min][: intervals + 1]
+
+
+def _times(model_sampling: Any) -> tuple[Callable[[float], float], float, float]:
+    """The model's sigma as a function of the paper's time, and the times of sigma_max and sigma_min.
+
+    Time is 1 at the noise and near 0 at the image where the host knows such a time.
+    """
+
+    def sigma(timestep: float) -> float:
+        return float(model_sampling.sigma(torch.tensor(timestep)))
+
+    def timestep(sigma: torch.Tensor) -> torch.Tensor:
+        return model_sampling.timestep(sigma)
+
+    sigma_max, sigma_min = model_sampling.sigma_max.cpu(), model_sampling.sigma_min.cpu()
+    first, last = timestep(sigma_max), timestep(sigma_min)
+    if not first.is_floating_point():  # indices into a table: index i is the time (i + 1) / count
+        count = getattr(model_sampling, "num_timesteps", len(model_sampling.sigmas))
+        return lambda t: sigma(t * count - 1.0), (int(first) + 1) / count, (int(last) + 1) / count
+    # Flows and Stable Cascade: timestep() is what the network sees, after the shift, while sigma()
+    # takes the time before it; their table is even in that time.
+    multiplier = float(getattr(model_sampling, "multiplier", 1.0))
+    t_min = 1.0 / len(model_sampling.sigmas)
+    if math.isclose(sigma(multiplier), sigma_max, rel_tol=1e-3) and math.isclose(
+        sigma(multiplier * t_min), sigma_min, rel_tol=1e-3
+    ):
+        return lambda t: sigma(t * multiplier), 1.0, t_min
+    # EDM counts time in logarithms, which may be negative: count from the last one there.
+    origin = min(float(last), 0.0)
+    return lambda t: sigma(t + origin), float(first) - origin, float(last) - origin

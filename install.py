@@ -1,0 +1,10 @@
+"""The install hook of webui and ComfyUI-Manager. There is nothing to install.
+
+The pack runs on what both hosts bring; it never installs or changes torch. This hook only says so,
+and warns of a Python that is too old. It needs no network and no package.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036
+    print("DPM-Solver needs Python 3.10 or newer; this is", sys.version.split()[0])

@@ -1,0 +1,375 @@
+"""ComfyUI nodes: names, inputs and tooltips, and a call into hosts/ or samplers/. No maths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import ComfyExtension, io
+
+from .hosts import comfyui
+from .samplers import sample_adaptive, sample_multistep, sample_singlestep
+from .samplers.sample import ALGORITHMS, GROUPINGS, LOWER_ORDER_FINAL, SOLVER_TYPES
+
+CATEGORY = "sampling/DPM-Solver"
+
+
+def _algorithm() -> io.Combo.Input:
+    return io.Combo.Input(
+        "algorithm",
+        options=list(ALGORITHMS),
+        default="dpmsolver++",
+        tooltip="What the solver interpolates between steps. dpmsolver++: the denoised image; keep it "
+        "for guided sampling (CFG above about 2). dpmsolver: the noise, the first paper's form; "
+        "often closer without guidance, unstable at high CFG and few steps.",
+    )
+
+
+def _order(least: int, default: int, tooltip: str) -> io.Int.Input:
+    return io.Int.Input("order", default=default, min=least, max=3, tooltip=tooltip)
+
+
+def _lower_order_final(optional: bool = False) -> io.Combo.Input:
+    return io.Combo.Input(
+        "lower_order_final",
+        options=list(LOWER_ORDER_FINAL),
+        default="auto",
+        optional=optional,
+        advanced=True,
+        tooltip="Take the last steps at a lower order, which keeps short runs stable. auto: with "
+        "fewer than 10 steps above sigma 0, as published; leave it there. on: always. off: never; "
+        "only for measuring the order of convergence.",
+    )
+
+
+def _published_type(tooltip: str) -> io.Combo.Input:
+    return io.Combo.Input(
+        "solver_type", options=["dpmsolver", "taylor"], default="dpmsolver", tooltip=tooltip
+    )
+
+
+class DPMSolver_2M(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_2M",
+            display_name="DPM++ 2M",
+            category=CATEGORY,
+            description="DPM-Solver++ 2M, the sampler to start with: second order, one model call per "
+            "step, good from 10 steps up. Gives what ComfyUI's dpmpp_2m gives from 11 steps up on "
+            "noise- and v-prediction models; below that it takes its last steps at a lower order, "
+            "and on flow models (SD3, Flux, Wan) it steps in the paper's log-SNR, which was "
+            "measured to be closer to the converged image.",
+            inputs=[_lower_order_final(optional=True)],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, lower_order_final: str = "auto") -> io.NodeOutput:
+        settings = {"order": 2, "lower_order_final": lower_order_final}
+        return io.NodeOutput(comfyui.sampler(sample_multistep, settings))
+
+
+class DPMSolver_3M(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_3M",
+            display_name="DPM++ 3M",
+            category=CATEGORY,
+            description="DPM-Solver++ 3M with exact weights: truly third order, one model call per "
+            "step. Pick it from 15 steps up with a smooth spacing (DPM-Solver Sigmas with logSNR, or "
+            "Karras); with fewer steps DPM++ 2M is the safer choice. The published third-order "
+            "weights, which converge at second order only, are in DPM-Solver Multistep.",
+            inputs=[_lower_order_final(optional=True)],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, lower_order_final: str = "auto") -> io.NodeOutput:
+        settings = {"order": 3, "solver_type": "exact", "lower_order_final": lower_order_final}
+        return io.NodeOutput(comfyui.sampler(sample_multistep, settings))
+
+
+class DPMSolver_Multistep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_Multistep",
+            display_name="DPM-Solver Multistep",
+            category=CATEGORY,
+            description="Every multistep solver of the family: one model call per step, reusing the "
+            "outputs of the steps before. The default settings are DPM++ 2M.",
+            inputs=[
+                _algorithm(),
+                _order(
+                    1,
+                    2,
+                    "How many model outputs a step combines. 1: DDIM, needs many steps. 2: the "
+                    "default. 3: closer from 15 steps up, less stable below.",
+                ),
+                io.Combo.Input(
+                    "solver_type",
+                    options=list(SOLVER_TYPES),
+                    default="dpmsolver",
+                    tooltip="The weights of a step. dpmsolver: the paper's midpoint form, as in "
+                    "other programs. taylor: the paper's other form; rarely better. exact: the "
+                    "interpolation integrated exactly; the only one that is third order at order 3, "
+                    "and the same as taylor below.",
+                ),
+                _lower_order_final(),
+            ],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, **settings: Any) -> io.NodeOutput:
+        return io.NodeOutput(comfyui.sampler(sample_multistep, settings))
+
+
+class DPMSolver_Singlestep(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_Singlestep",
+            display_name="DPM-Solver Singlestep",
+            category=CATEGORY,
+            description="Every singlestep solver of the family: steps are taken in groups of two or "
+            "three that reuse nothing from before. Still one model call per step, so 20 steps are 20 "
+            "calls. Multistep is usually closer at equal calls; singlestep is steadier at very few "
+            "steps with high CFG, and where something changes the model between steps.",
+            inputs=[
+                _algorithm(),
+                _order(
+                    1,
+                    2,
+                    "Steps in a group. 2 (2S): the default. 3 (3S): closer from 15 steps up. "
+                    "1: DDIM.",
+                ),
+                _published_type(
+                    "The weights of a group's last step. dpmsolver: the paper's midpoint form, the "
+                    "default. taylor: exact weights; often closer on uneven spacings."
+                ),
+                io.Combo.Input(
+                    "grouping",
+                    options=list(GROUPINGS),
+                    default="fast",
+                    tooltip="How steps are grouped where order 3 does not divide them evenly. fast: "
+                    "end in groups of 2 and 1, as published. fixed: groups of 3 and a remainder, "
+                    "which keeps third order; try it when the steps above sigma 0 are a multiple "
+                    "of 3.",
+                ),
+            ],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, **settings: Any) -> io.NodeOutput:
+        return io.NodeOutput(comfyui.sampler(sample_singlestep, settings))
+
+
+class DPMSolver_Adaptive(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_Adaptive",
+            display_name="DPM-Solver Adaptive",
+            category=CATEGORY,
+            description="Chooses its own number of steps: it goes on until the error it measures is "
+            "within the tolerance, whatever number of steps the scheduler is set to. Only the first "
+            "and last sigma of the list are used. Expect 20 to 60 model calls at the default "
+            "tolerance. The progress bar shows the way done, not the calls.",
+            inputs=[
+                _algorithm(),
+                _order(
+                    2,
+                    3,
+                    "2 (DPM-Solver-12): two calls per step, good at loose tolerances. "
+                    "3 (DPM-Solver-23): three calls per step, fewer calls at tight ones.",
+                ),
+                _published_type(
+                    "The weights of a step. dpmsolver: the paper's default. taylor: rarely better."
+                ),
+                io.Float.Input(
+                    "rtol",
+                    default=0.05,
+                    min=0.0,
+                    max=10.0,
+                    step=0.001,
+                    round=False,
+                    tooltip="Error allowed in a step, relative to the image. This is the knob for "
+                    "quality: 0.05 as published, 0.01 for a closer image at about twice the calls.",
+                ),
+                io.Float.Input(
+                    "atol",
+                    default=0.0078,
+                    min=0.0,
+                    max=10.0,
+                    step=0.0001,
+                    round=False,
+                    tooltip="Error allowed in a step where the image is near zero. 0.0078 (one grey "
+                    "level in 256) as published; lower it together with rtol.",
+                ),
+                io.Int.Input(
+                    "max_calls",
+                    default=500,
+                    min=1,
+                    max=100000,
+                    tooltip="Never call the model more often than this. When it runs short, the rest "
+                    "is taken in the calls that are left, and the image is kept.",
+                ),
+                io.Combo.Input(
+                    "controller",
+                    options=["authors", "pid"],
+                    default="authors",
+                    advanced=True,
+                    tooltip="How the next step's size follows from the error. authors: as published. "
+                    "pid: k-diffusion's controller, with the coefficients below; for smoother changes "
+                    "of the step size.",
+                ),
+                io.Float.Input(
+                    "h_init",
+                    default=0.05,
+                    min=0.0001,
+                    max=10.0,
+                    step=0.01,
+                    round=False,
+                    advanced=True,
+                    tooltip="Size of the first step in log-SNR. 0.05 as published; a larger one saves "
+                    "a few calls, and is taken back if it was too much.",
+                ),
+                io.Float.Input(
+                    "pcoeff",
+                    default=0.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    round=False,
+                    advanced=True,
+                    tooltip="pid only: proportional coefficient. Raise it (0.2 to 0.4) to damp jumps.",
+                ),
+                io.Float.Input(
+                    "icoeff",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    round=False,
+                    advanced=True,
+                    tooltip="pid only: integral coefficient. Lower it (0.3 to 0.4) together with a "
+                    "raised pcoeff.",
+                ),
+                io.Float.Input(
+                    "dcoeff",
+                    default=0.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    round=False,
+                    advanced=True,
+                    tooltip="pid only: derivative coefficient. Leave at 0 unless steps oscillate.",
+                ),
+                io.Float.Input(
+                    "accept_safety",
+                    default=0.81,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=False,
+                    advanced=True,
+                    tooltip="pid only: a step is rejected if the next one would have to shrink below "
+                    "this part of it. Higher rejects more.",
+                ),
+            ],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, controller: str, **settings: Any) -> io.NodeOutput:
+        if controller != "pid":
+            for name in ("pcoeff", "icoeff", "dcoeff", "accept_safety"):
+                settings.pop(name)
+        return io.NodeOutput(comfyui.sampler(sample_adaptive, settings))
+
+
+class DPMSolver_Sigmas(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_Sigmas",
+            display_name="DPM-Solver Sigmas",
+            category=CATEGORY,
+            description="The spacings of the DPM-Solver paper as SIGMAS, for any model: where between "
+            "noise and image the steps are put.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model whose noise levels are spaced."),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=10000,
+                    tooltip="Steps, which are model calls for all but the adaptive solver.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 for image to image: the last steps of a longer list, as in "
+                    "KSampler. 1 starts from pure noise.",
+                ),
+                io.Combo.Input(
+                    "spacing",
+                    options=list(comfyui.SPACINGS),
+                    default="logSNR",
+                    tooltip="logSNR: even in log-SNR, the best for these solvers from 10 steps up. "
+                    "time_uniform: even in the model's time; steadier at fewer steps with high CFG, "
+                    "and on flow models below 10 steps. time_quadratic: between the two. On flow "
+                    "models, whose log-SNR is infinite at sigma 1, logSNR takes one exact step to "
+                    "where time_uniform has its second sigma, and is even from there.",
+                ),
+                io.Boolean.Input(
+                    "final_zero",
+                    default=True,
+                    tooltip="End at sigma 0, a finished image. Off: end at the model's smallest "
+                    "sigma, with a trace of noise left, for a sampler that goes on from there.",
+                ),
+                io.Combo.Input(
+                    "direction",
+                    options=["falling", "rising"],
+                    default="falling",
+                    tooltip="falling: noise to image. rising: image to noise (inversion), from the "
+                    "model's smallest sigma up; without a zero, and on flow models up to the first "
+                    "sigma below 1.",
+                ),
+            ],
+            outputs=[io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        steps: int,
+        denoise: float,
+        spacing: str,
+        final_zero: bool,
+        direction: str,
+    ) -> io.NodeOutput:
+        model_sampling = model.get_model_object("model_sampling")
+        rising = direction == "rising"
+        return io.NodeOutput(
+            comfyui.sigmas(model_sampling, spacing, steps, denoise, final_zero, rising)
+        )
+
+
+class DPMSolverExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            DPMSolver_2M,
+            DPMSolver_3M,
+            DPMSolver_Multistep,
+            DPMSolver_Singlestep,
+            DPMSolver_Adaptive,
+            DPMSolver_Sigmas,
+        ]

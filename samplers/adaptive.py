@@ -1,0 +1,245 @@
+"""Adaptive DPM-Solver-12 and -23, for the noise (DPM-Solver) and for x0 (DPM-Solver++).
+
+DPM-Solver (arXiv 2206.00927), appendix C; `dpm_solver_adaptive` in the authors' code. Each attempt is
+one singlestep group of the given order. A solution of the order below is embedded in the same model
+calls, and the difference of the two, on the variance-preserving scale, is the error.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from .control import Controller
+from .drive import Caller, advance, model_output, run
+from .exponential import Algorithm
+from .multistep import plan_multistep
+from .plan import Grid, Step
+from .schedule import NoiseSchedule
+from .singlestep import group
+from .spacing import log_snr
+
+INNER_NODES = {2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}
+"""Order -> inner nodes of an attempt as parts of h, as published."""
+
+FLOW_START = 0.999
+"""Where lambda_ is infinite, at a flow's sigma = 1, one Euler step leads here. Its local error is of
+the order of (1 - 0.999)^2."""
+
+SMALLEST_STEP = 1e-6
+"""In lambda_. Below it a float32 state does not change."""
+
+RESERVE = 0.25
+"""The part of the budget of calls from which on a run that would not arrive is cut short."""
+
+
+class AdaptiveInfo(dict):
+    """What an adaptive run did: nfe, accepted, rejected, and sigmas, the list of accepted states.
+
+    A dict, as k-diffusion returns one; its keys can be read as attributes too.
+    """
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@dataclass(frozen=True)
+class Solver:
+    """The pair of formulas an adaptive run uses."""
+
+    schedule: NoiseSchedule
+    algorithm: Algorithm
+    order: int
+    solver_type: str
+
+    def attempt(self, sigma: float, sigma_next: float) -> tuple[tuple[Step, ...], Step]:
+        """The steps of an attempt, and the embedded step of the order below.
+
+        The embedded step takes the base state and the oldest outputs of the attempt.
+        """
+        start, end = self.schedule.lambda_(sigma), self.schedule.lambda_(sigma_next)
+        inner = [start + r * (end - start) for r in INNER_NODES[self.order]]
+        sigmas = (sigma, *(self.schedule.sigma(lambda_) for lambda_ in inner), sigma_next)
+        embedded = (*sigmas[: self.order - 1], sigma_next)
+        return self._group(sigmas), self._group(embedded)[-1]
+
+    def _group(self, sigmas: tuple[float, ...]) -> tuple[Step, ...]:
+        grid = Grid.of(sigmas, self.schedule)
+        return group(grid, self.algorithm, self.solver_type, 0, len(sigmas) - 1)
+
+    def error(
+        self,
+        high: torch.Tensor,
+        low: torch.Tensor,
+        previous: torch.Tensor,
+        sigma: float,
+        rtol: float,
+        atol: float,
+    ) -> float:
+        """The worst image's root mean square of (high - low) in units of the tolerance.
+
+        Args:
+            high, low: the two solutions at sigma, [batch, ...].
+            previous: the last accepted lower solution, on the variance-preserving scale.
+            rtol, atol: tolerances on that scale.
+        """
+        scale = 1.0 / self.schedule.scale(sigma)
+        size = torch.maximum((low * scale).abs_(), previous.abs()).mul_(rtol)
+        tolerance = size.clamp_(min=max(atol, torch.finfo(size.dtype).tiny))
+        difference = (high - low).mul_(scale).div_(tolerance)
+        return difference.reshape(len(high), -1).square_().mean(1).sqrt_().max().item()
+
+
+@dataclass
+class Progress:
+    """The callback's i from the way done: never backwards, and the panel's last step at the end.
+
+    Attributes:
+        start, end: lambda_ at both ends of the way.
+        steps: how many of the panel's steps stand for the way.
+    """
+
+    start: float
+    end: float
+    steps: int
+    index: int = 0
+
+    def at(self, lambda_: float) -> int:
+        way = self.end - self.start
+        done = (lambda_ - self.start) / way if way else 1.0
+        self.index = max(self.index, math.floor(done * self.steps + 1e-9) - 1)
+        return self.index
+
+
+def ends(sigmas: Sequence[float], schedule: NoiseSchedule) -> tuple[float, float, bool]:
+    """Where to start, where to end above zero, and whether to denoise there."""
+    if sigmas[-1] > 0.0:
+        return sigmas[0], sigmas[-1], False
+    last = min((sigma for sigma in sigmas if sigma > 0.0), default=0.0)
+    return sigmas[0], min(last, schedule.sigma_min or last), True
+
+
+def runs_short(calls: int, max_calls: int, order: int, way: float, h: float) -> bool:
+    """Whether to stop attempting and take the rest of the way in fixed steps.
+
+    After any attempt but the last, enough calls for one more must be left, for it may be rejected.
+    And where, with little left, steps of the present size would not arrive, it is better to spread
+    what is left evenly than to arrive with none.
+    """
+    attempts = math.ceil(way / h)
+    if calls < order * min(attempts, 2):
+        return True
+    return calls < RESERVE * max_calls and calls < order * attempts
+
+
+def run_adaptive(
+    caller: Caller,
+    x: torch.Tensor,
+    sigmas: Sequence[float],
+    solver: Solver,
+    controller: Controller,
+    rtol: float,
+    atol: float,
+    max_calls: int,
+) -> tuple[torch.Tensor, AdaptiveInfo]:
+    """Integrate from sigmas[0] to the end of the list in steps of the controller's choice.
+
+    Args:
+        x: [batch, ...], at least float32.
+        sigmas: a checked list, of which only the ends are used.
+
+    Raises:
+        RuntimeError: the model returned NaN or infinity.
+    """
+    schedule, order = solver.schedule, solver.order
+    sigma, sigma_end, denoise = ends(sigmas, schedule)
+    budget = max_calls - denoise
+    at_limit = math.isinf(schedule.lambda_(sigma)) and sigma != sigma_end
+    first = max(FLOW_START, sigma_end) if at_limit else sigma
+    end = schedule.lambda_(sigma_end)
+    progress = Progress(schedule.lambda_(first), end, caller.total - denoise)
+    path = [sigma]
+
+    def walk(x: torch.Tensor, nodes: Sequence[float]) -> torch.Tensor:
+        """Take fixed steps, without control."""
+        grid = Grid.of(nodes, schedule)
+        plan = plan_multistep(grid, solver.algorithm, order, solver.solver_type, "auto")
+        path.extend(nodes[1:])
+        return run(plan, caller, x, lambda _, step: progress.at(schedule.lambda_(step.sigma_next)))
+
+    if at_limit and budget > order:
+        x = walk(x, (sigma, first))
+        sigma = first
+    previous = x / schedule.scale(sigma)
+    h = controller.h_init
+    rejected = 0
+    while sigma != sigma_end:
+        start = schedule.lambda_(sigma)
+        way = abs(end - start)
+        h = min(max(h, SMALLEST_STEP), way)
+        calls = budget - caller.nfe
+        if math.isinf(way) or runs_short(calls, max_calls, order, way, h):
+            _warn(max_calls, sigma, calls)
+            if calls > 0:
+                x = walk(x, log_snr(schedule, sigma, sigma_end, calls, first))
+                sigma = sigma_end
+            break
+        sigma_next = (
+            sigma_end if h == way else schedule.sigma(start + math.copysign(h, end - start))
+        )
+        steps, embedded = solver.attempt(sigma, sigma_next)
+        state, outputs = x, []
+        for step in steps:
+            called = state
+            denoised = caller.denoise(called, step.sigma)
+            if step.inner:
+                caller.report(progress.at(start), called, step.sigma, denoised)
+            outputs.insert(0, model_output(step, called, denoised))
+            state = advance(step, x, outputs)
+        low = advance(embedded, x, outputs[1:])
+        error = solver.error(state, low, previous, sigma_next, rtol, atol)
+        if not math.isfinite(error):
+            raise RuntimeError(NOT_FINITE.format(sigma))
+        accept, h = controller.decide(error, h, order)
+        if not accept and budget - caller.nfe < order:
+            _warn(max_calls, sigma, 0)  # no calls to try again: what there is, is kept
+            accept = True
+        if accept:
+            x, sigma, previous = state, sigma_next, low / schedule.scale(sigma_next)
+            path.append(sigma)
+        else:
+            rejected += 1
+        # The attempt's last call is reported when it is known how far it led.
+        caller.report(progress.at(schedule.lambda_(sigma)), called, step.sigma, denoised)
+    accepted = len(path) - 1
+    if denoise:
+        denoised = caller.denoise(x, sigma)
+        caller.report(caller.total - 1, x, sigma, denoised)
+        x = denoised.to(x.dtype, copy=True)
+        path.append(0.0)
+    if not torch.isfinite(x).all():
+        raise RuntimeError(NOT_FINITE.format(sigma))
+    info = AdaptiveInfo(nfe=caller.nfe, accepted=accepted, rejected=rejected, sigmas=path)
+    return x, info
+
+
+NOT_FINITE = (
+    "The model returned NaN or infinity near sigma = {:.4g}, so the adaptive solver has no error to "
+    "go by: run the model in a higher precision (float32 or bfloat16), or check its weights."
+)
+
+
+def _warn(max_calls: int, sigma: float, calls: int) -> None:
+    warnings.warn(
+        f"max_calls = {max_calls} ran short at sigma = {sigma:.4g}; the rest of the way is taken in "
+        f"{calls} fixed steps. Raise max_calls, or raise rtol for fewer calls.",
+        RuntimeWarning,
+        stacklevel=2,
+    )

@@ -1,0 +1,189 @@
+"""A plan: what a sampler will do, as data, before the first model call.
+
+In sigma space every solver of the family is a linear combination of a state and a few model outputs
+whose weights depend on the sigmas alone. A plan lists these combinations in float64; `drive` runs any.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+
+from .exponential import Algorithm, Transition
+from .schedule import NoiseSchedule
+
+DENOISED = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One model call, and the state made after it.
+
+    Attributes:
+        sigma: where the model is called, on the current state.
+        sigma_next: noise level of the state afterwards.
+        state: weight of the base state, which is the last state that was not an inner one.
+        outputs: weights of the model outputs, the newest first. Empty: the state stays as it is.
+        prediction: the model output as (weight of the current state, weight of its denoised):
+            (0, 1) is x0, (1 / sigma, -alpha / sigma) is the noise.
+        order: of the formula used; 0 where the state stays.
+        inner: the state made is an intermediate node of a singlestep group.
+    """
+
+    sigma: float
+    sigma_next: float
+    state: float
+    outputs: tuple[float, ...]
+    prediction: tuple[float, float] = DENOISED
+    order: int = 1
+    inner: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run, one per model call."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def memory(self) -> int:
+        """How many model outputs must be kept."""
+        return max((len(step.outputs) for step in self.steps), default=0)
+
+    def __str__(self) -> str:
+        rows = (
+            f"{i:4d} {step.sigma:12.6g} {step.sigma_next:12.6g} {step.order:5d}"
+            f"{' *' if step.inner else '  '} {step.state:12.6g}  "
+            + " ".join(f"{weight:12.6g}" for weight in step.outputs)
+            for i, step in enumerate(self.steps)
+        )
+        return "\n".join(("call        sigma   sigma_next order        state  outputs", *rows))
+
+
+def read_sigmas(
+    sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule
+) -> tuple[float, ...]:
+    """Check a list of sigmas and bring it to the CPU: the only place where a device is waited for.
+
+    Args:
+        sigmas: 1-D, falling (noise to image; may end at 0) or rising (image to noise; starts above
+            0 and ends below the schedule's limit). Neighbours may be equal.
+
+    Raises:
+        ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, changes
+            its direction, or lies outside the schedule.
+    """
+    if isinstance(sigmas, torch.Tensor):
+        if sigmas.ndim != 1:
+            raise ValueError(f"sigmas must be a 1-D list, not of shape {tuple(sigmas.shape)}.")
+        sigmas = sigmas.tolist()
+    values = tuple(float(sigma) for sigma in sigmas)
+    if not values:
+        raise ValueError("sigmas is empty: a sampler needs at least the sigma it starts from.")
+    for i, sigma in enumerate(values):
+        if not math.isfinite(sigma) or sigma < 0.0:
+            raise ValueError(
+                f"sigmas[{i}] is {sigma}: every sigma must be finite and not negative."
+            )
+        if sigma > schedule.sigma_limit:
+            raise ValueError(
+                f"sigmas[{i}] is {sigma:g}, but sigmas of a {type(schedule).__name__} model end at "
+                f"{schedule.sigma_limit:g}: use a scheduler made for this model."
+            )
+    falls = any(b < a for a, b in pairwise(values))
+    rises = any(b > a for a, b in pairwise(values))
+    if falls and rises:
+        raise ValueError(
+            "sigmas change direction: they must fall all the way, or rise all the way."
+        )
+    if rises and values[0] == 0.0:
+        raise ValueError("rising sigmas must start above 0, for example at the model's sigma_min.")
+    if rises and values[-1] >= schedule.sigma_limit:
+        raise ValueError(
+            f"rising sigmas of a {type(schedule).__name__} model must end below "
+            f"{schedule.sigma_limit:g}, where no signal is left."
+        )
+    return values
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A checked list of sigmas without its repetitions, in the direction of travel.
+
+    Attributes:
+        sigmas: distinct in lambda_, at least one.
+        repeats: for each of them, how many more times it stood in the list.
+    """
+
+    schedule: NoiseSchedule
+    sigmas: tuple[float, ...]
+    lambdas: tuple[float, ...]
+    repeats: tuple[int, ...]
+
+    @classmethod
+    def of(cls, sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule) -> Grid:
+        distinct: list[float] = []
+        lambdas: list[float] = []
+        repeats: list[int] = []
+        for sigma in read_sigmas(sigmas, schedule):
+            lambda_ = schedule.lambda_(sigma)
+            if lambdas and lambda_ == lambdas[-1]:
+                repeats[-1] += 1
+            else:
+                distinct.append(sigma)
+                lambdas.append(lambda_)
+                repeats.append(0)
+        return cls(schedule, tuple(distinct), tuple(lambdas), tuple(repeats))
+
+    @property
+    def intervals(self) -> int:
+        """N: how many intervals lie above zero."""
+        return len(self.sigmas) - 1 - (self.sigmas[-1] == 0.0)
+
+    @property
+    def first(self) -> int:
+        """Index of the first sigma with a finite lambda_: 1 where a flow starts at sigma = 1."""
+        return int(math.isinf(self.lambdas[0]))
+
+    def transition(self, algorithm: Algorithm, start: int, end: int) -> Transition:
+        return Transition.between(self.schedule, algorithm, self.sigmas[start], self.sigmas[end])
+
+    def limit_step(self, index: int) -> Step:
+        """The exact first-order step where lambda_ is infinite: from a flow's 1, or to 0.
+
+        Both algorithms have this limit; in terms of the denoised output it is an Euler step.
+        """
+        sigma, sigma_next = self.sigmas[index], self.sigmas[index + 1]
+        alpha_next = self.schedule.alpha(sigma_next)
+        # x_t = sigma_t / sigma_s x_s + (alpha_t - alpha_s sigma_t / sigma_s) x0
+        state = sigma_next / sigma
+        return Step(sigma, sigma_next, state, (alpha_next - self.schedule.alpha(sigma) * state,))
+
+    def plan(self, steps: Sequence[Step]) -> Plan:
+        """The plan of these steps, one per interval, with a call for each repeated sigma put in.
+
+        At a repeated sigma the model is called and the state stays, so that n + 1 sigmas always
+        mean n calls.
+        """
+        rows: list[Step] = []
+        for i, sigma in enumerate(self.sigmas):
+            rows += [Step(sigma, sigma, 1.0, (), order=0)] * self.repeats[i]
+            if i < len(steps):
+                weights: list[float] = []
+                for age, weight in enumerate(steps[i].outputs):
+                    weights += [weight] + [0.0] * self.repeats[i - age]
+                while weights and weights[-1] == 0.0:
+                    weights.pop()
+                rows.append(replace(steps[i], outputs=tuple(weights)))
+        return Plan(tuple(rows))
+
+
+def prediction(schedule: NoiseSchedule, algorithm: Algorithm, sigma: float) -> tuple[float, float]:
+    """What the algorithm takes for the model's output at sigma; see `Step.prediction`."""
+    if algorithm == "dpmsolver++":
+        return DENOISED
+    return 1.0 / sigma, -schedule.alpha(sigma) / sigma

@@ -1,0 +1,65 @@
+"""Where to put the steps: the spacings of the DPM-Solver paper (section 3.4 and appendix D).
+
+Pure functions from the ends of a schedule to a falling list of sigmas; a final zero is the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .schedule import NoiseSchedule
+
+TIME_POWERS = {"time_uniform": 1, "time_quadratic": 2}
+"""Spacing in time -> the k for which the k-th root of time is evenly spaced."""
+
+
+def log_snr(
+    schedule: NoiseSchedule,
+    sigma_start: float,
+    sigma_end: float,
+    intervals: int,
+    sigma_first: float | None = None,
+) -> list[float]:
+    """Sigmas evenly spaced in lambda_, `intervals` + 1 of them ("logSNR" in the authors' code).
+
+    Args:
+        sigma_start, sigma_end: both ends, above zero, in either direction; they come back exactly.
+        sigma_first: where sigma_start is a flow's 1, whose lambda_ is infinite: the end of the exact
+            first step, from which on the spacing is even.
+    """
+    if intervals < 1:
+        return [sigma_start]
+    if math.isinf(schedule.lambda_(sigma_start)):
+        if sigma_first is None:
+            raise ValueError(
+                f"The log-SNR at sigma = {sigma_start:g} is infinite: say where even spacing starts."
+            )
+        if intervals == 1:
+            return [sigma_start, sigma_end]
+        return [sigma_start, *log_snr(schedule, sigma_first, sigma_end, intervals - 1)]
+    start, end = schedule.lambda_(sigma_start), schedule.lambda_(sigma_end)
+    inner = [schedule.sigma(start + (end - start) * i / intervals) for i in range(1, intervals)]
+    return [sigma_start, *inner, sigma_end]
+
+
+def in_time(
+    sigma_of_time: Callable[[float], float],
+    t_start: float,
+    t_end: float,
+    intervals: int,
+    power: int = 1,
+) -> list[float]:
+    """Sigmas at evenly spaced power-th roots of time ("time_uniform", "time_quadratic").
+
+    Args:
+        sigma_of_time: the model's schedule; time is not negative.
+        t_start, t_end: both ends.
+    """
+    if intervals < 1:
+        return [sigma_of_time(t_start)]
+    start, end = t_start ** (1.0 / power), t_end ** (1.0 / power)
+    inner = [
+        sigma_of_time((start + (end - start) * i / intervals) ** power) for i in range(1, intervals)
+    ]
+    return [sigma_of_time(t_start), *inner, sigma_of_time(t_end)]
