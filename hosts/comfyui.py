@@ -41,9 +41,7 @@ def noise_schedule(model_sampling: Any) -> NoiseSchedule:
     return kind(sigma_min if 0.0 < sigma_min < kind().sigma_limit else None)
 
 
-def sampler(
-    function: Callable[..., torch.Tensor], settings: Mapping[str, Any]
-) -> comfy.samplers.KSAMPLER:
+def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.samplers.KSAMPLER:
     """A SAMPLER for the host's custom sampling nodes.
 
     Args:
@@ -53,7 +51,7 @@ def sampler(
     return comfy.samplers.KSAMPLER(with_host_schedule(function), dict(settings))
 
 
-def with_host_schedule(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def with_host_schedule(function: Callable[..., Any]) -> Callable[..., torch.Tensor]:
     """A sampler function as the host calls it: the schedule comes from the model it is given."""
 
     def sample(
@@ -161,13 +159,15 @@ def _times(model_sampling: Any) -> tuple[Callable[[float], float], float, float]
         count = getattr(model_sampling, "num_timesteps", len(model_sampling.sigmas))
         return lambda t: sigma(t * count - 1.0), (int(first) + 1) / count, (int(last) + 1) / count
     # Flows and Stable Cascade: timestep() is what the network sees, after the shift, while sigma()
-    # takes the time before it; their table is even in that time.
+    # takes the time before it, in which their table is even. Cascade's is clamped at both ends.
+    table = model_sampling.sigmas.cpu()
     multiplier = float(getattr(model_sampling, "multiplier", 1.0))
-    t_min = 1.0 / len(model_sampling.sigmas)
-    if math.isclose(sigma(multiplier), sigma_max, rel_tol=1e-3) and math.isclose(
-        sigma(multiplier * t_min), sigma_min, rel_tol=1e-3
+    t_start = 1.0 - (int((table >= sigma_max).sum()) - 1) / len(table)
+    t_end = int((table <= sigma_min).sum()) / len(table)
+    if math.isclose(sigma(t_start * multiplier), sigma_max, rel_tol=1e-3) and math.isclose(
+        sigma(t_end * multiplier), sigma_min, rel_tol=1e-3
     ):
-        return lambda t: sigma(t * multiplier), 1.0, t_min
+        return lambda t: sigma(t * multiplier), t_start, t_end
     # EDM counts time in logarithms, which may be negative: count from the last one there.
     origin = min(float(last), 0.0)
     return lambda t: sigma(t + origin), float(first) - origin, float(last) - origin

@@ -186,7 +186,7 @@ def run_adaptive(
         h = min(max(h, SMALLEST_STEP), way)
         calls = budget - caller.nfe
         if math.isinf(way) or runs_short(calls, max_calls, order, way, h):
-            _warn(max_calls, sigma, calls)
+            _warn(max_calls, sigma, f"the rest of the way is taken in the {calls} that are left")
             if calls > 0:
                 x = walk(x, log_snr(schedule, sigma, sigma_end, calls, first))
                 sigma = sigma_end
@@ -195,7 +195,8 @@ def run_adaptive(
             sigma_end if h == way else schedule.sigma(start + math.copysign(h, end - start))
         )
         steps, embedded = solver.attempt(sigma, sigma_next)
-        state, outputs = x, []
+        state = x
+        outputs: list[torch.Tensor] = []
         for step in steps:
             called = state
             denoised = caller.denoise(called, step.sigma)
@@ -209,7 +210,7 @@ def run_adaptive(
             raise RuntimeError(NOT_FINITE.format(sigma))
         accept, h = controller.decide(error, h, order)
         if not accept and budget - caller.nfe < order:
-            _warn(max_calls, sigma, 0)  # no calls to try again: what there is, is kept
+            _warn(max_calls, sigma, "the last step is kept though its error is above the tolerance")
             accept = True
         if accept:
             x, sigma, previous = state, sigma_next, low / schedule.scale(sigma_next)
@@ -236,10 +237,10 @@ NOT_FINITE = (
 )
 
 
-def _warn(max_calls: int, sigma: float, calls: int) -> None:
+def _warn(max_calls: int, sigma: float, outcome: str) -> None:
     warnings.warn(
-        f"max_calls = {max_calls} ran short at sigma = {sigma:.4g}; the rest of the way is taken in "
-        f"{calls} fixed steps. Raise max_calls, or raise rtol for fewer calls.",
+        f"max_calls = {max_calls} ran short at sigma = {sigma:.4g}: {outcome}. "
+        "Raise max_calls, or raise rtol for fewer calls.",
         RuntimeWarning,
         stacklevel=2,
     )

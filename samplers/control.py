@@ -61,9 +61,8 @@ class PIDController(Controller):
     icoeff: float = 1.0
     dcoeff: float = 0.0
     accept_safety: float = 0.81
-    _inverse_errors: list[float] = field(
-        default_factory=list
-    )  # now, one and two accepted steps ago
+    # Now, and one and two accepted steps ago.
+    _inverse_errors: list[float] = field(default_factory=list, init=False)
 
     def decide(self, error: float, h: float, order: int) -> tuple[bool, float]:
         inverse = 1.0 / (error + 1e-8)

@@ -205,7 +205,7 @@ def sample_adaptive(
         info = AdaptiveInfo(nfe=0, accepted=0, rejected=0, sigmas=list(values))
         return (x, info) if return_info else x
     pid = {"pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff, "accept_safety": accept_safety}
-    given = {name: value for name, value in pid.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in pid.items() if value is not None}
     controller: Controller = PIDController(h_init, **given) if given else AuthorsController(h_init)
     with Caller(model, len(values) - 1, extra_args, callback, correct, disable) as caller:
         x, info = run_adaptive(caller, x, values, solver, controller, rtol, atol, max_calls)
