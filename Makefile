@@ -1,0 +1,52 @@
+# DPM-Solver nodes: set-up, demonstration and tests. `make help` lists the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-ui lint test test-all clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0 torchvision==0.28.0
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# An uv on the PATH, or the one that is installed into the virtual environment.
+UV = $$(command -v uv || echo $(VENV)/bin/uv)
+INSTALL = $(UV) pip install --quiet --python $(PY)
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make .venv: torch, a real ComfyUI's requirements, the pack (PYTHON=python3.12 chooses)
+
+$(READY): requirements-test.txt requirements-override.txt pyproject.toml
+	@echo "Setting up $(VENV) (the first time downloads torch, some minutes)"
+	@test -x $(PY) \
+		|| { command -v uv >/dev/null && uv venv --quiet --allow-existing --python $(PYTHON) $(VENV); } \
+		|| $(PYTHON) -m venv $(VENV)
+	@command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet uv
+	$(INSTALL) $(TORCH) -r "$$($(PY) demo/host.py)/requirements.txt" \
+		-r requirements-test.txt --override requirements-override.txt
+	$(INSTALL) --no-deps -e .
+	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/dpm_solver_nodes
+	@touch $@
+
+demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
+	@$(PY) -m dpm_solver_nodes.demo.run
+
+demo-ui: $(READY)  ## leave ComfyUI running with the pack, the demo model and its workflows
+	@$(PY) -m dpm_solver_nodes.demo.run --ui
+
+lint: $(READY)  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	MYPYPATH=$(VENV)/typing $(VENV)/bin/mypy -p dpm_solver_nodes
+
+test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
+	$(VENV)/bin/pytest
+
+test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3
+	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 $(VENV)/bin/pytest
+
+clean:  ## remove .venv and what tools left (downloads stay in the cache folder)
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
