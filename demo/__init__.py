@@ -1,0 +1,22 @@
+"""DPM-Solver demo: a tiny diffusion model of handwritten digits for ComfyUI.
+
+A node package of its own: ``make demo`` links this folder into ``custom_nodes``; the DPM-Solver
+pack itself does not show these nodes. Importing it needs neither ComfyUI nor torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comfy_api.latest import ComfyExtension
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    """ComfyUI's door: called once when the host loads its custom nodes."""
+    from .nodes import DemoExtension
+
+    return DemoExtension()
+
+
+__all__ = ["comfy_entrypoint"]

@@ -1,0 +1,147 @@
+"""The demo's three ComfyUI nodes: the model, a digit to ask for, and the picture."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+from torch.nn import functional
+
+from . import network
+
+CATEGORY = "sampling/DPM-Solver demo"
+
+
+def parse_digits(text: str) -> list[int | None]:
+    """The classes named by ``"7"``, ``"0, 1, 2"`` or nothing (``[None]``, no class)."""
+    if not text.strip():
+        return [None]
+    labels: list[int | None] = []
+    for part in text.split(","):
+        name = part.strip()
+        if name not in {str(digit) for digit in range(network.CLASSES)}:
+            raise ValueError(
+                f"'{name}' is not a digit: write one from 0 to 9, several with commas between "
+                "them, or nothing for no class."
+            )
+        labels.append(int(name))
+    return labels
+
+
+class DemoModel(io.ComfyNode):
+    """Loads the model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolverDemo_Model",
+            display_name="DPM-Solver Demo Model",
+            category=CATEGORY,
+            description=(
+                "A tiny diffusion model of handwritten digits, trained on scikit-learn's 1797 "
+                "scans. It draws with every sampler in a second on a CPU, so samplers can be "
+                "compared without a checkpoint. Use an Empty Latent Image of 128x128, "
+                "DPM-Solver Demo Digit as positive and (left empty) as negative, and a cfg of "
+                "about 2."
+            ),
+            inputs=[],
+            outputs=[io.Model.Output(tooltip="The digit model, ready for any sampler.")],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        from .model import load_model
+
+        return io.NodeOutput(load_model())
+
+
+class DemoDigit(io.ComfyNode):
+    """Says which digit to draw."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolverDemo_Digit",
+            display_name="DPM-Solver Demo Digit",
+            category=CATEGORY,
+            description=(
+                "The digit that the demo model is to draw: the counterpart of a text prompt. "
+                "Leave it empty for the negative side."
+            ),
+            inputs=[
+                io.String.Input(
+                    "digit",
+                    default="3",
+                    tooltip=(
+                        "One digit from 0 to 9, or several with commas between them (0,1,2,3) to "
+                        "give each image of the batch its own; a shorter list starts again from "
+                        "its beginning. Empty: no digit in particular."
+                    ),
+                )
+            ],
+            outputs=[
+                io.Conditioning.Output(tooltip="The digit, for the demo model's sampler only.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, digit: str) -> io.NodeOutput:
+        # The class rows take the place of a text's embedding: the host's own machinery repeats
+        # them over the batch and joins positive and negative into one call.
+        return io.NodeOutput([[network.class_context(parse_digits(digit)), {}]])
+
+
+class DemoDecode(io.ComfyNode):
+    """Turns the model's one-channel latent into a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolverDemo_Decode",
+            display_name="DPM-Solver Demo Decode",
+            category=CATEGORY,
+            description="Turns the demo model's latent into a grey picture, in a VAE's place.",
+            inputs=[
+                io.Latent.Input("samples", tooltip="What a sampler made with the demo model."),
+                io.Int.Input(
+                    "scale",
+                    default=8,
+                    min=1,
+                    max=64,
+                    tooltip=(
+                        "How many times larger the picture is than the latent. 8 turns 16x16 into "
+                        "128x128, the size that Empty Latent Image asked for."
+                    ),
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=["nearest", "bicubic"],
+                    default="nearest",
+                    tooltip=(
+                        "How to enlarge: 'nearest' shows the model's own pixels as squares, "
+                        "'bicubic' smooths them."
+                    ),
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The digits, white ink on black.")],
+        )
+
+    @classmethod
+    def execute(cls, samples: dict, scale: int, method: str) -> io.NodeOutput:
+        latent = samples["samples"]
+        if latent.ndim != 4 or latent.shape[1] != 1:
+            raise ValueError(
+                "Demo Decode shows the demo model's latents, [batch, 1, height, width], not a "
+                f"latent of shape {list(latent.shape)}: connect a sampler that ran the demo model."
+            )
+        picture = latent.float().cpu()
+        if scale > 1:
+            picture = functional.interpolate(picture, scale_factor=scale, mode=method)
+        picture = ((picture + 1.0) / 2.0).clamp(0.0, 1.0)
+        # [batch, 1, height, width] -> the host's images, [batch, height, width, 3]
+        return io.NodeOutput(picture.movedim(1, -1).repeat(1, 1, 1, 3))
+
+
+class DemoExtension(ComfyExtension):
+    """The package as the host's V3 API loads it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [DemoModel, DemoDigit, DemoDecode]
