@@ -19,8 +19,8 @@ def _algorithm() -> io.Combo.Input:
         options=list(ALGORITHMS),
         default="dpmsolver++",
         tooltip="What the solver interpolates between steps. dpmsolver++: the denoised image; keep it "
-        "for guided sampling (CFG above about 2). dpmsolver: the noise, the first paper's form; "
-        "often closer without guidance, unstable at high CFG and few steps.",
+        "for guided sampling. dpmsolver: the noise, the first paper's form; worth a try at low CFG, "
+        "while its authors advise the other one for guidance.",
     )
 
 

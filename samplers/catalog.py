@@ -49,9 +49,7 @@ _ALGORITHMS = {
     "dpmsolver++": ("dpm_solver++", "DPM-Solver++", "DPM-Solver++ (arXiv 2211.01095)"),
     "dpmsolver": ("dpm_solver", "DPM-Solver", "DPM-Solver (arXiv 2206.00927)"),
 }
-_NOISE_FORM = (
-    " In the noise form of the first paper: often closer without guidance, less stable at high CFG."
-)
+_NOISE_FORM = " In the noise form of the first paper; its authors advise the ++ form for guidance."
 # suffix, label, sampler, settings, order, calls, help, place in the papers
 _KINDS: tuple[tuple[str, str, str, dict[str, Any], int | None, str, str, str], ...] = (
     (
