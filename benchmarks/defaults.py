@@ -35,11 +35,11 @@ SOLVERS: dict[str, Sampler] = {
 }
 
 
-def flow_list(calls: int, first: float | None) -> list[float]:
-    """Even in time (first is None), or even in log-SNR from `first`, after a step from 1."""
-    if first is None:
+def flow_list(calls: int, start: Callable[[int], float] | None = None) -> list[float]:
+    """Even in time, or after a step from 1 even in log-SNR from start(calls)."""
+    if start is None:
         return [*in_time(digits.flow_sigma, 1.0, 0.001, calls - 1), 0.0]
-    return [*log_snr(FLOW, 1.0, digits.flow_sigma(0.001), calls - 1, first), 0.0]
+    return [*log_snr(FLOW, 1.0, digits.flow_sigma(0.001), calls - 1, start(calls)), 0.0]
 
 
 def diffusion_list(spacing: str, calls: int) -> list[float]:
@@ -71,8 +71,8 @@ def compare(
 
 
 def main() -> None:
-    starts: dict[str, Callable[[int], float | None]] = {
-        "even in time": lambda calls: None,
+    starts: dict[str, Callable[[int], float] | None] = {
+        "even in time": None,
         "log-SNR from 0.999": lambda calls: digits.flow_sigma(0.999),
         "log-SNR from 1 - 1/4n": lambda calls: digits.flow_sigma(1.0 - 0.25 / calls),
         "log-SNR from 1 - 1/2n": lambda calls: digits.flow_sigma(1.0 - 0.5 / calls),
@@ -83,13 +83,13 @@ def main() -> None:
         "flow, shift 3, guidance 4: the variable (log-SNR or -log sigma) and the first sigma",
         digits.denoiser(flow=True, guidance=4.0),
         x,
-        {name: lambda calls, f=f: flow_list(calls, f(calls)) for name, f in starts.items()},
+        {name: partial(flow_list, start=start) for name, start in starts.items()},
         {
             f"{name}, {variable}": partial(SOLVERS[name], schedule=schedule)
             for name in ("2M", "3M")
             for variable, schedule in (("log-SNR", FLOW), ("-log", DIFFUSION))
         },
-        flow_list(1000, None),
+        flow_list(1000),
         schedule=FLOW,
     )
     levels = digits.diffusion_sigmas()

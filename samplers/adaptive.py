@@ -26,15 +26,17 @@ from .spacing import log_snr
 INNER_NODES = {2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}
 """Order -> inner nodes of an attempt as parts of h, as published."""
 
-FLOW_START = 0.999
-"""Where lambda_ is infinite, at a flow's sigma = 1, one Euler step leads here. Its local error is of
-the order of (1 - 0.999)^2."""
-
-SMALLEST_STEP = 1e-6
-"""In lambda_. Below it a float32 state does not change."""
+SMALLEST_STEP = 1e-4
+"""In lambda_. Below it a float32 state hardly changes."""
 
 RESERVE = 0.25
-"""The part of the budget of calls from which on a run that would not arrive is cut short."""
+"""The part of max_calls from which on a run that would not arrive in time is cut short."""
+
+FEW = 20
+"""With fewer calls than this in all, such a run is cut short at once."""
+
+SLACK = 2.5
+"""By which factor the calls must be too few at the present step size, for it may grow again."""
 
 
 class AdaptiveInfo(dict):
@@ -59,7 +61,7 @@ class Solver:
     order: int
     solver_type: str
 
-    def attempt(self, sigma: float, sigma_next: float) -> tuple[tuple[Step, ...], Step]:
+    def plan(self, sigma: float, sigma_next: float) -> tuple[tuple[Step, ...], Step]:
         """The steps of an attempt, and the embedded step of the order below.
 
         The embedded step takes the base state and the oldest outputs of the attempt.
@@ -126,17 +128,73 @@ def ends(sigmas: Sequence[float], schedule: NoiseSchedule) -> tuple[float, float
     return sigmas[0], min(last, schedule.sigma_min or last), True
 
 
-def runs_short(calls: int, max_calls: int, order: int, way: float, h: float) -> bool:
+def flow_start(rtol: float, atol: float) -> float:
+    """Where to begin on a flow that starts at sigma = 1, whose lambda_ is minus infinity.
+
+    One Euler step leads there. Its local error is about (1 - sigma)^2 / 2, and this keeps it far below
+    the tolerance.
+    """
+    return 1.0 - 0.1 * math.sqrt(min(max(rtol, atol), 1.0))
+
+
+def runs_short(calls: int, max_calls: int, order: int, steps: float, judged: bool) -> bool:
     """Whether to stop attempting and take the rest of the way in fixed steps.
 
-    After any attempt but the last, enough calls for one more must be left, for it may be rejected.
-    And where, with little left, steps of the present size would not arrive, it is better to spread
-    what is left evenly than to arrive with none.
+    Args:
+        calls: left for the way.
+        steps: that the way takes at the present step size.
+        judged: whether that size comes from an error already, and not from h_init.
     """
-    attempts = math.ceil(way / h)
-    if calls < order * min(attempts, 2):
+    # After any attempt but the last, enough calls for one more must be left: it may be rejected.
+    if calls < order * min(math.ceil(steps), 2):
         return True
-    return calls < RESERVE * max_calls and calls < order * attempts
+    # It is better to spread what is left evenly than to arrive with none.
+    reserve = max_calls if max_calls < FEW else RESERVE * max_calls
+    return judged and calls < reserve and SLACK * calls < order * steps
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What an attempted step came to.
+
+    Attributes:
+        high, low: the solutions of the two orders.
+        called: the state, sigma and denoised output of each model call.
+    """
+
+    high: torch.Tensor
+    low: torch.Tensor
+    called: tuple[tuple[torch.Tensor, float, torch.Tensor], ...]
+
+    def first_order(self, schedule: NoiseSchedule, sigma_next: float) -> torch.Tensor:
+        """Two first-order steps through the first inner node, from the outputs that are there.
+
+        They stay within bounds at any step size, which a solution of higher order may not.
+        """
+        state, sigma, denoised = self.called[1]
+        step = Grid.of((sigma, sigma_next), schedule).limit_step(0)
+        return advance(step, state, (denoised,))
+
+
+def attempt(
+    solver: Solver,
+    caller: Caller,
+    x: torch.Tensor,
+    sigma: float,
+    sigma_next: float,
+    i: int,
+) -> Attempt:
+    """Try a step; all its calls but the last, whose outcome is to be judged, are reported as i."""
+    steps, embedded = solver.plan(sigma, sigma_next)
+    state, outputs, called = x, list[torch.Tensor](), []
+    for step in steps:
+        denoised = caller.denoise(state, step.sigma)
+        if step.inner:
+            caller.report(i, state, step.sigma, denoised)
+        called.append((state, step.sigma, denoised))
+        outputs.insert(0, model_output(step, state, denoised))
+        state = advance(step, x, outputs)
+    return Attempt(state, advance(embedded, x, outputs[1:]), tuple(called))
 
 
 def run_adaptive(
@@ -162,71 +220,63 @@ def run_adaptive(
     sigma, sigma_end, denoise = ends(sigmas, schedule)
     budget = max_calls - denoise
     at_limit = math.isinf(schedule.lambda_(sigma)) and sigma != sigma_end
-    first = max(FLOW_START, sigma_end) if at_limit else sigma
+    first = max(flow_start(rtol, atol), sigma_end) if at_limit else sigma
     end = schedule.lambda_(sigma_end)
     progress = Progress(schedule.lambda_(first), end, caller.total - denoise)
     path = [sigma]
 
     def walk(x: torch.Tensor, nodes: Sequence[float]) -> torch.Tensor:
-        """Take fixed steps, without control."""
-        grid = Grid.of(nodes, schedule)
-        plan = plan_multistep(grid, solver.algorithm, order, solver.solver_type, "auto")
+        """Take fixed steps, without control: of x0, which stays within bounds at any step size."""
+        plan = plan_multistep(Grid.of(nodes, schedule), "dpmsolver++", 2, "dpmsolver", "auto")
         path.extend(nodes[1:])
         return run(plan, caller, x, lambda _, step: progress.at(schedule.lambda_(step.sigma_next)))
 
-    if at_limit and budget > order:
+    if at_limit and (budget > order or (first == sigma_end and budget > 0)):
         x = walk(x, (sigma, first))
-        sigma = first
-    previous = x / schedule.scale(sigma)
+    previous = x / schedule.scale(path[-1])
     h = controller.h_init
     rejected = 0
-    while sigma != sigma_end:
+    while path[-1] != sigma_end:
+        sigma, calls = path[-1], budget - caller.nfe
         start = schedule.lambda_(sigma)
         way = abs(end - start)
-        h = min(max(h, SMALLEST_STEP), way)
-        calls = budget - caller.nfe
-        if math.isinf(way) or runs_short(calls, max_calls, order, way, h):
+        if way < SMALLEST_STEP and calls > 0:
+            x = walk(x, (sigma, sigma_end))
+            break
+        h = max(h, SMALLEST_STEP)
+        if h > way - SMALLEST_STEP:  # leave no remnant too small for a step of its own
+            h = way
+        judged = len(path) > 1 + at_limit or rejected > 0
+        if math.isinf(way) or runs_short(calls, max_calls, order, way / h, judged):
             _warn(max_calls, sigma, f"the rest of the way is taken in the {calls} that are left")
             if calls > 0:
                 x = walk(x, log_snr(schedule, sigma, sigma_end, calls, first))
-                sigma = sigma_end
             break
-        sigma_next = (
-            sigma_end if h == way else schedule.sigma(start + math.copysign(h, end - start))
-        )
-        steps, embedded = solver.attempt(sigma, sigma_next)
-        state = x
-        outputs: list[torch.Tensor] = []
-        for step in steps:
-            called = state
-            denoised = caller.denoise(called, step.sigma)
-            if step.inner:
-                caller.report(progress.at(start), called, step.sigma, denoised)
-            outputs.insert(0, model_output(step, called, denoised))
-            state = advance(step, x, outputs)
-        low = advance(embedded, x, outputs[1:])
-        error = solver.error(state, low, previous, sigma_next, rtol, atol)
+        target = sigma_end if h == way else schedule.sigma(start + math.copysign(h, end - start))
+        trial = attempt(solver, caller, x, sigma, target, progress.at(start))
+        error = solver.error(trial.high, trial.low, previous, target, rtol, atol)
         if not math.isfinite(error):
             raise RuntimeError(NOT_FINITE.format(sigma))
         accept, h = controller.decide(error, h, order)
-        if not accept and budget - caller.nfe < order:
-            _warn(max_calls, sigma, "the last step is kept though its error is above the tolerance")
-            accept = True
         if accept:
-            x, sigma, previous = state, sigma_next, low / schedule.scale(sigma_next)
-            path.append(sigma)
+            x, previous = trial.high, trial.low / schedule.scale(target)
+            path.append(target)
+        elif budget - caller.nfe < order:
+            _warn(max_calls, sigma, "the last step is taken at first order")
+            x = trial.first_order(schedule, target)
+            path.append(target)
         else:
             rejected += 1
         # The attempt's last call is reported when it is known how far it led.
-        caller.report(progress.at(schedule.lambda_(sigma)), called, step.sigma, denoised)
+        caller.report(progress.at(schedule.lambda_(path[-1])), *trial.called[-1])
     accepted = len(path) - 1
     if denoise:
-        denoised = caller.denoise(x, sigma)
-        caller.report(caller.total - 1, x, sigma, denoised)
+        denoised = caller.denoise(x, path[-1])
+        caller.report(caller.total - 1, x, path[-1], denoised)
         x = denoised.to(x.dtype, copy=True)
         path.append(0.0)
     if not torch.isfinite(x).all():
-        raise RuntimeError(NOT_FINITE.format(sigma))
+        raise RuntimeError(NOT_FINITE.format(path[-1]))
     info = AdaptiveInfo(nfe=caller.nfe, accepted=accepted, rejected=rejected, sigmas=path)
     return x, info
 

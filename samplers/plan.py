@@ -18,6 +18,10 @@ from .schedule import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
 
+NEARLY_EQUAL = 1e-6
+"""Sigmas nearer than this in lambda_ count as equal: float32 lists hold neighbours that only rounding
+tells apart, and a slope taken across them would be rounding alone."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -115,7 +119,7 @@ class Grid:
     """A checked list of sigmas without its repetitions, in the direction of travel.
 
     Attributes:
-        sigmas: distinct in lambda_, at least one.
+        sigmas: distinct in lambda_ by more than NEARLY_EQUAL, at least one.
         repeats: for each of them, how many more times it stood in the list.
     """
 
@@ -131,7 +135,7 @@ class Grid:
         repeats: list[int] = []
         for sigma in read_sigmas(sigmas, schedule):
             lambda_ = schedule.lambda_(sigma)
-            if lambdas and lambda_ == lambdas[-1]:
+            if lambdas and (lambda_ == lambdas[-1] or abs(lambda_ - lambdas[-1]) < NEARLY_EQUAL):
                 repeats[-1] += 1
             else:
                 distinct.append(sigma)

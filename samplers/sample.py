@@ -227,7 +227,7 @@ def _run(
 
 
 def _state(x: torch.Tensor) -> torch.Tensor:
-    if not x.is_floating_point() or x.ndim == 0:
+    if not x.is_floating_point() or x.numel() == 0 or x.ndim == 0:
         raise ValueError(
             f"x must be a batch of floating-point images, not {x.dtype} of shape {tuple(x.shape)}."
         )
@@ -258,7 +258,7 @@ def _solver_type(solver_type: str) -> str:
 
 def _order(order: int, allowed: tuple[int, ...]) -> int:
     _one_of("order", order, allowed)
-    return order
+    return int(order)
 
 
 def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:

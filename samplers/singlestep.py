@@ -22,12 +22,13 @@ def plan_singlestep(
         grouping: "fast" ends in shorter groups, as published; "fixed" uses groups of `order` and the
             remainder as one.
     """
-    steps: list[Step] = [grid.limit_step(i) for i in range(grid.first)]
-    for size in group_sizes(max(grid.intervals - grid.first, 0), order, grouping):
-        start = len(steps)
-        steps += group(grid, algorithm, solver_type, start, start + size)
-    if len(steps) < len(grid.sigmas) - 1:
-        steps.append(grid.limit_step(len(steps)))
+    steps: list[Step] = []
+    if grid.first < grid.intervals:
+        steps += [grid.limit_step(i) for i in range(grid.first)]
+        for size in group_sizes(grid.intervals - grid.first, order, grouping):
+            start = len(steps)
+            steps += group(grid, algorithm, solver_type, start, start + size)
+    steps += [grid.limit_step(i) for i in range(len(steps), len(grid.sigmas) - 1)]
     return grid.plan(steps)
 
 

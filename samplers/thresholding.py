@@ -20,5 +20,14 @@ def dynamic_threshold(denoised: torch.Tensor, ratio: float, maximum: float) -> t
     """
     flat = denoised.reshape(len(denoised), -1)
     values = flat.to(torch.promote_types(flat.dtype, torch.float32))
-    bound = values.abs().quantile(ratio, dim=1, keepdim=True).clamp_(min=maximum)
+    bound = _quantile(values.abs(), ratio).clamp_(min=maximum)
     return (values.clamp(-bound, bound) / bound).reshape(denoised.shape)
+
+
+def _quantile(values: torch.Tensor, ratio: float) -> torch.Tensor:
+    """torch.quantile(values, ratio, dim=1, keepdim=True), which refuses more than 2^24 numbers."""
+    ranked = values.sort(dim=1).values
+    position = ratio * (values.shape[1] - 1)
+    low = int(position)
+    high = min(low + 1, values.shape[1] - 1)
+    return torch.lerp(ranked[:, low : low + 1], ranked[:, high : high + 1], position - low)
