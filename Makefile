@@ -11,7 +11,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # An uv on the PATH, or the one that is installed into the virtual environment.
 UV = $$(command -v uv || echo $(VENV)/bin/uv)
-INSTALL = $(UV) pip install --quiet --python $(PY)
+INSTALL = $(UV) pip install --python $(PY)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,9 +24,9 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 		|| { command -v uv >/dev/null && uv venv --quiet --allow-existing --python $(PYTHON) $(VENV); } \
 		|| $(PYTHON) -m venv $(VENV)
 	@command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet uv
-	$(INSTALL) $(TORCH) -r "$$($(PY) demo/host.py)/requirements.txt" \
+	@$(INSTALL) $(TORCH) -r "$$($(PY) demo/host.py)/requirements.txt" \
 		-r requirements-test.txt --override requirements-override.txt
-	$(INSTALL) --no-deps -e .
+	@$(INSTALL) --no-deps -e .
 	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/dpm_solver_nodes
 	@touch $@
 

@@ -34,6 +34,7 @@ CFG = 2.0
 SCHEDULER = "karras"  # the host's own, and the best of its own for its dpmpp_2m here
 CONVERGED_CALLS = 500
 CALLS = (5, 10, 15, 20, 25)
+MARGIN = 1  # pixels around each digit in the picture
 TOLERANCES = (0.5, 0.2, 0.05, 0.02, 0.01)  # rtol of the adaptive row
 
 
@@ -149,7 +150,7 @@ def picture(rows: dict[str, list[Cell]]) -> Image.Image:
     """The grid: in each cell its digits, five by two, and below them the distance."""
     zoom, gap, left, top, caption = 3, 14, 190, 44, 22
     ink, faint, paper = (24, 24, 27), (113, 113, 122), (250, 250, 250)
-    tile = next(iter(rows.values()))[0].samples.shape[-1] * zoom
+    tile = (next(iter(rows.values()))[0].samples.shape[-1] + 2 * MARGIN) * zoom
     width, height = 5 * tile, 2 * tile
     size = (left + len(CALLS) * (width + gap), top + len(rows) * (height + caption + gap))
     image = Image.new("RGB", size, paper)
@@ -173,6 +174,7 @@ def picture(rows: dict[str, list[Cell]]) -> Image.Image:
 
 def _mosaic(samples: np.ndarray, zoom: int) -> Image.Image:
     grey = (np.clip((samples[:, 0] + 1.0) / 2.0, 0.0, 1.0) * 255.0).round().astype(np.uint8)
+    grey = np.pad(grey, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))  # keeps digits apart
     strips = [np.concatenate(list(half), axis=1) for half in (grey[:5], grey[5:])]
     tiles = np.concatenate(strips, axis=0)
     return Image.fromarray(tiles.repeat(zoom, axis=0).repeat(zoom, axis=1))
