@@ -41,7 +41,7 @@ class Caller:
     ) -> None:
         self.model = model
         self.total = total
-        self.extra_args = dict(extra_args or {})
+        self.extra_args = {} if extra_args is None else extra_args
         self.callback = callback
         self.correct = correct
         self.bar = tqdm(total=total, disable=disable)
