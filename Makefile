@@ -10,19 +10,19 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 # An uv on the PATH, or the one that is installed into the virtual environment.
-UV = $$(command -v uv || echo $(VENV)/bin/uv)
+UV = "$$(command -v uv || echo $(VENV)/bin/uv)"
 INSTALL = $(UV) pip install --python $(PY)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv: torch, a real ComfyUI's requirements, the pack (PYTHON=python3.12 chooses)
+setup: $(READY)  ## make .venv: torch, a real ComfyUI's requirements, the pack (a first time with PYTHON=python3.12 chooses)
 
 $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@echo "Setting up $(VENV) (the first time downloads torch, some minutes)"
 	@test -x $(PY) \
 		|| { command -v uv >/dev/null && uv venv --quiet --allow-existing --python $(PYTHON) $(VENV); } \
-		|| $(PYTHON) -m venv $(VENV)
+		|| $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet uv
 	@$(INSTALL) $(TORCH) -r "$$($(PY) demo/host.py)/requirements.txt" \
 		-r requirements-test.txt --override requirements-override.txt

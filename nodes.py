@@ -8,6 +8,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .hosts import comfyui
 from .samplers import sample_adaptive, sample_multistep, sample_singlestep
+from .samplers.catalog import entry
 from .samplers.sample import ALGORITHMS, GROUPINGS, LOWER_ORDER_FINAL, SOLVER_TYPES
 
 CATEGORY = "sampling/DPM-Solver"
@@ -18,9 +19,9 @@ def _algorithm() -> io.Combo.Input:
         "algorithm",
         options=list(ALGORITHMS),
         default="dpmsolver++",
-        tooltip="What the solver interpolates between steps. dpmsolver++: the denoised image; keep it "
-        "for guided sampling. dpmsolver: the noise, the first paper's form; worth a try at low CFG, "
-        "while its authors advise the other one for guidance.",
+        tooltip="What the solver interpolates between steps. dpmsolver++: the denoised image; the "
+        "authors advise it for guided sampling, so start with it. dpmsolver: the noise, as in the "
+        "first paper; on some models it is closer, which a run with each will show.",
     )
 
 
@@ -28,12 +29,18 @@ def _order(least: int, default: int, tooltip: str) -> io.Int.Input:
     return io.Int.Input("order", default=default, min=least, max=3, tooltip=tooltip)
 
 
-def _lower_order_final(optional: bool = False) -> io.Combo.Input:
+def _published_type(tooltip: str) -> io.Combo.Input:
+    return io.Combo.Input(
+        "solver_type", options=["dpmsolver", "taylor"], default="dpmsolver", tooltip=tooltip
+    )
+
+
+def _lower_order_final() -> io.Combo.Input:
     return io.Combo.Input(
         "lower_order_final",
         options=list(LOWER_ORDER_FINAL),
         default="auto",
-        optional=optional,
+        optional=True,
         advanced=True,
         tooltip="Take the last steps at a lower order, which keeps short runs stable. auto: with "
         "fewer than 10 steps above sigma 0, as published; leave it there. on: always. off: never; "
@@ -41,10 +48,59 @@ def _lower_order_final(optional: bool = False) -> io.Combo.Input:
     )
 
 
-def _published_type(tooltip: str) -> io.Combo.Input:
-    return io.Combo.Input(
-        "solver_type", options=["dpmsolver", "taylor"], default="dpmsolver", tooltip=tooltip
+def _advanced(
+    name: str, default: float, tooltip: str, least: float, most: float, step: float = 0.01
+) -> io.Float.Input:
+    return io.Float.Input(
+        name,
+        default=default,
+        min=least,
+        max=most,
+        step=step,
+        round=False,
+        optional=True,
+        advanced=True,
+        tooltip=tooltip,
     )
+
+
+def _thresholding() -> list[io.Input]:
+    return [
+        io.Boolean.Input(
+            "thresholding",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Clamp the denoised image of each step to its own range (dynamic thresholding). "
+            "Only for models that work on pixels, against burnt images at high CFG. Not for latents "
+            "(Stable Diffusion, SDXL, Flux): their values have no range to clamp to.",
+        ),
+        _advanced(
+            "threshold_ratio",
+            0.995,
+            "thresholding only: the part of each image's values that is left as it is.",
+            least=0.01,
+            most=1.0,
+            step=0.001,
+        ),
+        _advanced(
+            "threshold_max",
+            1.0,
+            "thresholding only: the range of a clean image; 1 where pixels go from -1 to 1.",
+            least=0.01,
+            most=1000.0,
+        ),
+    ]
+
+
+def _sampler(function: Any, settings: dict[str, Any]) -> io.NodeOutput:
+    """A SAMPLER of the function, with the thresholding inputs put into its own form."""
+    settings = dict(settings)
+    ratio = settings.pop("threshold_ratio", 0.995)
+    maximum = settings.pop("threshold_max", 1.0)
+    if settings.pop("thresholding", False):
+        settings["thresholding"] = (ratio, maximum)
+    return io.NodeOutput(comfyui.sampler(function, settings))
 
 
 class DPMSolver_2M(io.ComfyNode):
@@ -59,14 +115,13 @@ class DPMSolver_2M(io.ComfyNode):
             "noise- and v-prediction models; below that it takes its last steps at a lower order, "
             "and on flow models (SD3, Flux, Wan) it steps in the paper's log-SNR, which was "
             "measured to be closer to the converged image.",
-            inputs=[_lower_order_final(optional=True)],
+            inputs=[_lower_order_final()],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
-    def execute(cls, lower_order_final: str = "auto") -> io.NodeOutput:
-        settings = {"order": 2, "lower_order_final": lower_order_final}
-        return io.NodeOutput(comfyui.sampler(sample_multistep, settings))
+    def execute(cls, **settings: Any) -> io.NodeOutput:
+        return _sampler(sample_multistep, {**entry("dpm_solver++_2m").settings, **settings})
 
 
 class DPMSolver_3M(io.ComfyNode):
@@ -77,17 +132,16 @@ class DPMSolver_3M(io.ComfyNode):
             display_name="DPM++ 3M",
             category=CATEGORY,
             description="DPM-Solver++ 3M with exact weights: truly third order, one model call per "
-            "step. Pick it from 15 steps up with a smooth spacing (DPM-Solver Sigmas with logSNR, or "
-            "Karras); with fewer steps DPM++ 2M is the safer choice. The published third-order "
+            "step. Its order pays the more steps there are: try it from 15 up, with a spacing that is "
+            "smooth in log-SNR (logSNR, Karras); with fewer steps DPM++ 2M is safer. The published "
             "weights, which converge at second order only, are in DPM-Solver Multistep.",
-            inputs=[_lower_order_final(optional=True)],
+            inputs=[_lower_order_final()],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
-    def execute(cls, lower_order_final: str = "auto") -> io.NodeOutput:
-        settings = {"order": 3, "solver_type": "exact", "lower_order_final": lower_order_final}
-        return io.NodeOutput(comfyui.sampler(sample_multistep, settings))
+    def execute(cls, **settings: Any) -> io.NodeOutput:
+        return _sampler(sample_multistep, {**entry("dpm_solver++_3m_exact").settings, **settings})
 
 
 class DPMSolver_Multistep(io.ComfyNode):
@@ -105,7 +159,7 @@ class DPMSolver_Multistep(io.ComfyNode):
                     1,
                     2,
                     "How many model outputs a step combines. 1: DDIM, needs many steps. 2: the "
-                    "default. 3: closer from 15 steps up, less stable below.",
+                    "default. 3: closer from about 15 steps up, less stable below.",
                 ),
                 io.Combo.Input(
                     "solver_type",
@@ -117,13 +171,14 @@ class DPMSolver_Multistep(io.ComfyNode):
                     "and the same as taylor below.",
                 ),
                 _lower_order_final(),
+                *_thresholding(),
             ],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(comfyui.sampler(sample_multistep, settings))
+        return _sampler(sample_multistep, settings)
 
 
 class DPMSolver_Singlestep(io.ComfyNode):
@@ -142,7 +197,7 @@ class DPMSolver_Singlestep(io.ComfyNode):
                 _order(
                     1,
                     2,
-                    "Steps in a group. 2 (2S): the default. 3 (3S): closer from 15 steps up. "
+                    "Steps in a group. 2 (2S): the default. 3 (3S): closer from about 15 steps up. "
                     "1: DDIM.",
                 ),
                 _published_type(
@@ -158,13 +213,14 @@ class DPMSolver_Singlestep(io.ComfyNode):
                     "which keeps third order; try it when the steps above sigma 0 are a multiple "
                     "of 3.",
                 ),
+                *_thresholding(),
             ],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return io.NodeOutput(comfyui.sampler(sample_singlestep, settings))
+        return _sampler(sample_singlestep, settings)
 
 
 class DPMSolver_Adaptive(io.ComfyNode):
@@ -196,8 +252,9 @@ class DPMSolver_Adaptive(io.ComfyNode):
                     max=10.0,
                     step=0.001,
                     round=False,
-                    tooltip="Error allowed in a step, relative to the image. This is the knob for "
-                    "quality: 0.05 as published, 0.01 for a closer image at about twice the calls.",
+                    tooltip="Error allowed in a step, relative to the image: with atol, the knob for "
+                    "quality. 0.05 as published. Lower both together: a fifth of each takes about one "
+                    "and a half to two times the calls.",
                 ),
                 io.Float.Input(
                     "atol",
@@ -215,80 +272,72 @@ class DPMSolver_Adaptive(io.ComfyNode):
                     min=1,
                     max=100000,
                     tooltip="Never call the model more often than this. When it runs short, the rest "
-                    "is taken in the calls that are left, and the image is kept.",
+                    "is taken in the calls that are left, the image is kept, and the console says so.",
                 ),
                 io.Combo.Input(
                     "controller",
                     options=["authors", "pid"],
                     default="authors",
+                    optional=True,
                     advanced=True,
                     tooltip="How the next step's size follows from the error. authors: as published. "
                     "pid: k-diffusion's controller, with the coefficients below; for smoother changes "
                     "of the step size.",
                 ),
-                io.Float.Input(
+                _advanced(
                     "h_init",
-                    default=0.05,
-                    min=0.0001,
-                    max=10.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="Size of the first step in log-SNR. 0.05 as published; a larger one saves "
-                    "a few calls, and is taken back if it was too much.",
+                    0.05,
+                    "Size of the first step in log-SNR. 0.05 as published; a larger one saves a few "
+                    "calls, and is taken back if it was too much.",
+                    least=0.0001,
+                    most=10.0,
                 ),
-                io.Float.Input(
+                _advanced(
                     "pcoeff",
-                    default=0.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="pid only: proportional coefficient. Raise it (0.2 to 0.4) to damp jumps.",
+                    0.0,
+                    "pid only: proportional coefficient. Raise it (0.2 to 0.4) to damp jumps.",
+                    least=-10.0,
+                    most=10.0,
                 ),
-                io.Float.Input(
+                _advanced(
                     "icoeff",
-                    default=1.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="pid only: integral coefficient. Lower it (0.3 to 0.4) together with a "
-                    "raised pcoeff.",
+                    1.0,
+                    "pid only: integral coefficient. Lower it (0.3 to 0.4) with a raised pcoeff.",
+                    least=-10.0,
+                    most=10.0,
                 ),
-                io.Float.Input(
+                _advanced(
                     "dcoeff",
-                    default=0.0,
-                    min=-10.0,
-                    max=10.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="pid only: derivative coefficient. Leave at 0 unless steps oscillate.",
+                    0.0,
+                    "pid only: derivative coefficient. Leave at 0 unless step sizes oscillate.",
+                    least=-10.0,
+                    most=10.0,
                 ),
-                io.Float.Input(
+                _advanced(
                     "accept_safety",
-                    default=0.81,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    round=False,
-                    advanced=True,
-                    tooltip="pid only: a step is rejected if the next one would have to shrink below "
-                    "this part of it. Higher rejects more.",
+                    0.81,
+                    "pid only: a step is rejected if the next one would have to shrink below this "
+                    "part of it. Higher rejects more.",
+                    least=0.0,
+                    most=1.0,
                 ),
+                *_thresholding(),
             ],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
-    def execute(cls, controller: str, **settings: Any) -> io.NodeOutput:
-        if controller != "pid":
-            for name in ("pcoeff", "icoeff", "dcoeff", "accept_safety"):
-                settings.pop(name)
-        return io.NodeOutput(comfyui.sampler(sample_adaptive, settings))
+    def execute(cls, controller: str = "authors", **settings: Any) -> io.NodeOutput:
+        pid = {
+            name: settings.pop(name, default)
+            for name, default in (
+                ("pcoeff", 0.0),
+                ("icoeff", 1.0),
+                ("dcoeff", 0.0),
+                ("accept_safety", 0.81),
+            )
+        }
+        return _sampler(sample_adaptive, settings | (pid if controller == "pid" else {}))
 
 
 class DPMSolver_Sigmas(io.ComfyNode):
@@ -322,11 +371,12 @@ class DPMSolver_Sigmas(io.ComfyNode):
                     "spacing",
                     options=list(comfyui.SPACINGS),
                     default="logSNR",
-                    tooltip="logSNR: even in log-SNR, the best for these solvers from 10 steps up. "
-                    "time_uniform: even in the model's time; steadier at fewer steps with high CFG, "
-                    "and on flow models below 10 steps. time_quadratic: between the two. On flow "
-                    "models, whose log-SNR is infinite at sigma 1, logSNR takes one exact step to "
-                    "where time_uniform has its second sigma, and is even from there.",
+                    tooltip="logSNR: even in log-SNR; the one to use from 15 steps up. "
+                    "time_quadratic: closer steps at low noise than time_uniform; often the best of "
+                    "the three from 6 to 12 steps. time_uniform: even in the model's time, as other "
+                    "schedulers are; on flow models the steadiest below 10 steps. On flow models, "
+                    "whose log-SNR is infinite at sigma 1, logSNR takes one exact step from there to "
+                    "the time 1 - 1/m (of m sigmas above zero), and is even from there.",
                 ),
                 io.Boolean.Input(
                     "final_zero",
@@ -339,8 +389,7 @@ class DPMSolver_Sigmas(io.ComfyNode):
                     options=["falling", "rising"],
                     default="falling",
                     tooltip="falling: noise to image. rising: image to noise (inversion), from the "
-                    "model's smallest sigma up; without a zero, and on flow models up to the first "
-                    "sigma below 1.",
+                    "model's smallest sigma up; without a zero, and on flow models without sigma 1.",
                 ),
             ],
             outputs=[io.Sigmas.Output()],

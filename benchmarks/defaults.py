@@ -76,7 +76,7 @@ def main() -> None:
         "log-SNR from 0.999": lambda calls: digits.flow_sigma(0.999),
         "log-SNR from 1 - 1/4n": lambda calls: digits.flow_sigma(1.0 - 0.25 / calls),
         "log-SNR from 1 - 1/2n": lambda calls: digits.flow_sigma(1.0 - 0.5 / calls),
-        "log-SNR from 1 - 1/n": lambda calls: digits.flow_sigma(1.0 - 1.0 / calls),
+        "log-SNR from 1 - 1/n": lambda calls: digits.flow_sigma(1.0 - 1.0 / calls),  # the pack's
     }
     x = digits.noise(IMAGES)
     compare(

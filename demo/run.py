@@ -118,7 +118,8 @@ def run(server: Server, row: str, sampler: dict[str, Any], steps: int, key: str)
 def cells(server: Server) -> Iterator[Cell]:
     """Every cell of the grid, row by row."""
     print(f"the converged image ({CONVERGED_CALLS} calls) ...", flush=True)
-    converged = run(server, "", ROWS["DPM++ 3M"], CONVERGED_CALLS, "converged").samples
+    reference = ROWS["DPM++ 2M (ComfyUI's)"]
+    converged = run(server, "", reference, CONVERGED_CALLS, "converged").samples
     jobs = [(row, sampler, steps) for row, sampler in ROWS.items() for steps in CALLS]
     jobs += [(ADAPTIVE, _adaptive(rtol), 20) for rtol in TOLERANCES]
     for i, (row, sampler, steps) in enumerate(jobs):

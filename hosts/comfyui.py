@@ -33,7 +33,7 @@ def noise_schedule(model_sampling: Any) -> NoiseSchedule:
     if isinstance(model_sampling, comfy.model_sampling.IMG_TO_IMG_FLOW):
         raise ValueError(
             "This model maps one image to another (IMG_TO_IMG_FLOW): its sampling is not a diffusion "
-            "ODE, so DPM-Solver does not apply; use the host's euler."
+            "ODE, so DPM-Solver does not apply; take a sampler and a scheduler of the host's own."
         )
     flow = isinstance(model_sampling, comfy.model_sampling.CONST)
     kind = RectifiedFlow if flow else VarianceExploding
@@ -80,7 +80,9 @@ def register_menus() -> None:
     """
     for entry in CATALOG:
         function = with_host_schedule(entry.function())
-        setattr(comfy.k_diffusion.sampling, f"sample_{entry.id}", function)
+        function.__name__ = f"sample_{entry.id}"
+        function.__doc__ = f"{entry.label}: {entry.help}\n\n{entry.source}."
+        setattr(comfy.k_diffusion.sampling, function.__name__, function)
         _append(comfy.samplers.KSampler.SAMPLERS, entry.id)
         _append(comfy.samplers.SAMPLER_NAMES, entry.id)
     for name, spacing in SCHEDULER_NAMES.items():
@@ -111,8 +113,8 @@ def sigmas(
         denoise: below 1, as in the host: the last steps + 1 sigmas of a list of int(steps / denoise)
             steps; an empty list at 0.
         final_zero: end at 0, which the last step reaches; otherwise at the model's sigma_min.
-        rising: from sigma_min up, for inversion; such a list has no zero, and on a flow model it
-            ends at the first sigma below 1.
+        rising: from sigma_min up, for inversion; such a list has no zero, and on a flow model it is
+            a falling one without its sigma 1.
     """
     if denoise <= 0.0:
         return torch.FloatTensor([])
@@ -133,9 +135,9 @@ def _above_zero(model_sampling: Any, spacing: str, intervals: int) -> list[float
         sigma_max = 1.0
     sigma_of_time, t_start, t_end = _times(model_sampling)
     if spacing == "logSNR":
-        # Only a flow needs sigma_first: its list starts at 1, where the log-SNR is infinite. Where a
-        # list of as many steps spaced evenly in time has its second sigma was measured to be best.
-        first = sigma_of_time(t_start - (t_start - t_end) / max(intervals + 1, 2))
+        # Only a flow needs it: its list starts at 1, where the log-SNR is infinite. With m sigmas
+        # above zero the exact first step leads to the time 1 - 1 / m (see benchmarks/defaults.py).
+        first = sigma_of_time(t_start * (1.0 - 1.0 / max(intervals + 1, 2)))
         return log_snr(schedule, sigma_max, sigma_min, intervals, first)
     between = in_time(sigma_of_time, t_start, t_end, intervals, TIME_POWERS[spacing])[1:-1]
     return [sigma_max, *between, sigma_min][: intervals + 1]

@@ -29,6 +29,8 @@ INNER_NODES = {2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}
 SMALLEST_STEP = 1e-4
 """In lambda_. Below it a float32 state hardly changes."""
 
+# When to cut a run short. Chosen on the mixture and flow of the tests such that a budget that is just
+# enough is never cut (tests/test_adaptive.py), and that a small one is not spent on the first stretch.
 RESERVE = 0.25
 """The part of max_calls from which on a run that would not arrive in time is cut short."""
 
@@ -37,6 +39,14 @@ FEW = 20
 
 SLACK = 2.5
 """By which factor the calls must be too few at the present step size, for it may grow again."""
+
+
+class MaxCallsWarning(RuntimeWarning):
+    """An adaptive run was cut short by max_calls."""
+
+
+# Every such run says so, and not only the first one at that sigma; filters of the user come first.
+warnings.simplefilter("always", MaxCallsWarning, append=True)
 
 
 class AdaptiveInfo(dict):
@@ -225,11 +235,13 @@ def run_adaptive(
     progress = Progress(schedule.lambda_(first), end, caller.total - denoise)
     path = [sigma]
 
-    def walk(x: torch.Tensor, nodes: Sequence[float]) -> torch.Tensor:
+    def walk(state: torch.Tensor, nodes: Sequence[float]) -> torch.Tensor:
         """Take fixed steps, without control: of x0, which stays within bounds at any step size."""
         plan = plan_multistep(Grid.of(nodes, schedule), "dpmsolver++", 2, "dpmsolver", "auto")
         path.extend(nodes[1:])
-        return run(plan, caller, x, lambda _, step: progress.at(schedule.lambda_(step.sigma_next)))
+        return run(
+            plan, caller, state, lambda _, step: progress.at(schedule.lambda_(step.sigma_next))
+        )
 
     if at_limit and (budget > order or (first == sigma_end and budget > 0)):
         x = walk(x, (sigma, first))
@@ -248,7 +260,8 @@ def run_adaptive(
             h = way
         judged = len(path) > 1 + at_limit or rejected > 0
         if math.isinf(way) or runs_short(calls, max_calls, order, way / h, judged):
-            _warn(max_calls, sigma, f"the rest of the way is taken in the {calls} that are left")
+            rest = f"in the {calls} that are left" if calls > 0 else "by denoising from there"
+            _warn(max_calls, sigma, f"the rest of the way is taken {rest}")
             if calls > 0:
                 x = walk(x, log_snr(schedule, sigma, sigma_end, calls, first))
             break
@@ -291,6 +304,6 @@ def _warn(max_calls: int, sigma: float, outcome: str) -> None:
     warnings.warn(
         f"max_calls = {max_calls} ran short at sigma = {sigma:.4g}: {outcome}. "
         "Raise max_calls, or raise rtol for fewer calls.",
-        RuntimeWarning,
-        stacklevel=2,
+        MaxCallsWarning,
+        stacklevel=5,  # whoever called sample_adaptive
     )

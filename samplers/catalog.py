@@ -45,6 +45,11 @@ class Entry:
         return partial(SAMPLERS[self.sampler], **self.settings)
 
 
+def entry(id_: str) -> Entry:
+    """The entry of this id; KeyError if there is none."""
+    return {entry.id: entry for entry in CATALOG}[id_]
+
+
 _ALGORITHMS = {
     "dpmsolver++": ("dpm_solver++", "DPM-Solver++", "DPM-Solver++ (arXiv 2211.01095)"),
     "dpmsolver": ("dpm_solver", "DPM-Solver", "DPM-Solver (arXiv 2206.00927)"),
@@ -59,7 +64,7 @@ _KINDS: tuple[tuple[str, str, str, dict[str, Any], int | None, str, str, str], .
         {"order": 2},
         2,
         "1 per step",
-        "The one to start with: second order, steady from 10 steps up and at any CFG.",
+        "The one to start with: second order, steady from 10 steps up.",
         "multistep, order 2",
     ),
     (
@@ -79,7 +84,8 @@ _KINDS: tuple[tuple[str, str, str, dict[str, Any], int | None, str, str, str], .
         {"order": 3, "solver_type": "exact"},
         3,
         "1 per step",
-        "Truly third order. Pick it from 15 steps up; below that 2M is the safer choice.",
+        "Truly third order, which pays the more steps there are: try it from 15 up; below, 2M is "
+        "safer.",
         "multistep, order 3, with the quadratic term integrated exactly and a second-order start",
     ),
     (
@@ -110,7 +116,8 @@ _KINDS: tuple[tuple[str, str, str, dict[str, Any], int | None, str, str, str], .
         {"order": 2},
         None,
         "as many as it takes",
-        "Chooses its own number of steps for a given accuracy; the panel's steps only set its ends.",
+        "Chooses its own number of steps for a given accuracy; the panel's steps only scale the "
+        "progress bar.",
         "adaptive, DPM-Solver-12",
     ),
     (

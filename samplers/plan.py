@@ -81,11 +81,11 @@ def read_sigmas(
         ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, changes
             its direction, or lies outside the schedule.
     """
-    if isinstance(sigmas, torch.Tensor):
-        if sigmas.ndim != 1:
-            raise ValueError(f"sigmas must be a 1-D list, not of shape {tuple(sigmas.shape)}.")
-        sigmas = sigmas.tolist()
-    values = tuple(float(sigma) for sigma in sigmas)
+    if not isinstance(sigmas, torch.Tensor):
+        sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    if sigmas.ndim != 1:
+        raise ValueError(f"sigmas must be a 1-D list, not of shape {tuple(sigmas.shape)}.")
+    values = tuple(sigmas.to(torch.float64).tolist())
     if not values:
         raise ValueError("sigmas is empty: a sampler needs at least the sigma it starts from.")
     for i, sigma in enumerate(values):

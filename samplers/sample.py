@@ -72,7 +72,8 @@ def sample_multistep(
             order k: "on", "off", or "auto", on below 10 intervals.
         schedule: `VarianceExploding()` (default) or `RectifiedFlow()`.
         thresholding: (ratio, maximum) of dynamic thresholding, for pixel-space models.
-        corrector, eta, s_noise, noise_sampler: not there yet; None and eta = 0 only.
+        eta, corrector: not there yet; 0 and None only.
+        s_noise, noise_sampler: of the noise that eta adds; without effect at eta = 0.
 
     Returns:
         The state at sigmas[-1], shaped like x.
@@ -84,7 +85,7 @@ def sample_multistep(
     _not_yet(eta, corrector)
     settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
     _one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
-    grid = Grid.of(sigmas, schedule or VarianceExploding())
+    grid = Grid.of(sigmas, _schedule(schedule))
     plan = plan_multistep(grid, *settings, lower_order_final)
     return _run(plan, model, x, extra_args, callback, disable, _correction(thresholding))
 
@@ -130,7 +131,7 @@ def sample_singlestep(
     _not_yet(eta)
     settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
     _one_of("grouping", grouping, GROUPINGS)
-    grid = Grid.of(sigmas, schedule or VarianceExploding())
+    grid = Grid.of(sigmas, _schedule(schedule))
     plan = plan_singlestep(grid, *settings, grouping)
     return _run(plan, model, x, extra_args, callback, disable, _correction(thresholding))
 
@@ -187,14 +188,16 @@ def sample_adaptive(
         RuntimeError: the model returned NaN or infinity.
     """
     _not_yet(eta)
-    _at_least("max_calls", max_calls, 1)
+    if not (isinstance(max_calls, int) and max_calls >= 1):
+        raise ValueError(f"max_calls must be a whole number of at least 1, not {max_calls!r}.")
     _at_least("rtol", rtol, 0.0)
     _at_least("atol", atol, 0.0)
+    _at_least("h_init", h_init, 0.0)
     if rtol == atol == 0.0:
         raise ValueError("rtol and atol are both 0: one of them must be above 0.")
-    if not h_init > 0.0:
-        raise ValueError(f"h_init must be above 0, not {h_init}.")
-    schedule = schedule or VarianceExploding()
+    if h_init == 0.0:
+        raise ValueError("h_init must be above 0.")
+    schedule = _schedule(schedule)
     solver = Solver(
         schedule, _algorithm(algorithm), _order(order, (2, 3)), _solver_type(solver_type)
     )
@@ -237,13 +240,27 @@ def _state(x: torch.Tensor) -> torch.Tensor:
 def _correction(thresholding: tuple[float, float] | None) -> Correction | None:
     if thresholding is None:
         return None
-    ratio, maximum = thresholding
-    if not (0.0 < ratio <= 1.0 and maximum > 0.0):
+    try:
+        ratio, maximum = thresholding
+        valid = 0.0 < ratio <= 1.0 and maximum > 0.0
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
         raise ValueError(
             "thresholding takes (ratio, maximum) with 0 < ratio <= 1 and maximum above 0, "
-            f"not {thresholding}."
+            f"not {thresholding!r}."
         )
     return partial(dynamic_threshold, ratio=ratio, maximum=maximum)
+
+
+def _schedule(schedule: NoiseSchedule | None) -> NoiseSchedule:
+    if schedule is None:
+        return VarianceExploding()
+    if not isinstance(schedule, NoiseSchedule):
+        raise ValueError(
+            f"schedule must be VarianceExploding() or RectifiedFlow(), not {schedule!r}."
+        )
+    return schedule
 
 
 def _algorithm(algorithm: str) -> Algorithm:
@@ -267,8 +284,8 @@ def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
 
 
 def _at_least(name: str, value: float, least: float) -> None:
-    if not value >= least:
-        raise ValueError(f"{name} must be at least {least:g}, not {value}.")
+    if not (isinstance(value, (int, float)) and value >= least):
+        raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}.")
 
 
 def _not_yet(eta: float, corrector: str | None = None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 import warnings
 from functools import cache, partial
 from typing import Any
@@ -18,6 +20,7 @@ from dpm_solver_nodes.samplers import (
     sample_adaptive,
     sample_multistep,
 )
+from dpm_solver_nodes.samplers.adaptive import MaxCallsWarning
 from dpm_solver_nodes.samplers.spacing import log_snr
 from dpm_solver_nodes.tests.mixture import (
     SIGMA_MAX,
@@ -187,13 +190,26 @@ def test_max_calls_is_never_exceeded_and_warned_of_once_where_it_is_short(
         said = f"max_calls = {max_calls}: {info.nfe} calls, {free.nfe} when free, {caught}"
         assert info.nfe <= max_calls, said
         assert torch.isfinite(result).all(), said
-        assert [w.category for w in caught] in ([], [RuntimeWarning]), said
+        assert [w.category for w in caught] in ([], [MaxCallsWarning]), said
         if max_calls < free.nfe:
             assert len(caught) == 1, said
         if max_calls >= 2:
             assert info.sigmas[-1] == sigmas[-1], said
         if not caught:
             assert torch.equal(result, run(way, **settings)[0]), said
+
+
+def test_every_run_that_is_cut_short_says_so_and_not_only_the_first() -> None:
+    code = (
+        "import torch\n"
+        "from dpm_solver_nodes.samplers import sample_adaptive\n"
+        "for _ in range(3):\n"
+        "    x = torch.ones(1, 4)\n"
+        "    sample_adaptive(lambda x, s: x / 2, x, [9.0, 0.1], max_calls=5, disable=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("MaxCallsWarning: max_calls = 5 ran short") == 3, done.stderr
+    assert "<string>:5" in done.stderr  # it points at the caller's line
 
 
 @pairs

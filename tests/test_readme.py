@@ -16,14 +16,20 @@ README = (ROOT / "README.md").read_text()
 def table() -> str:
     """The image forms; each has a twin without ++, which the text below the table explains."""
     rows = [
-        f"| `{entry.id}` | {entry.order or '–'} | {entry.calls} | {entry.help} |"
+        f"| {entry.label} | `{entry.id}` | {entry.order or '–'} | {entry.calls} | {entry.help} |"
         for entry in CATALOG
         if "++" in entry.id
     ]
     assert {entry.id for entry in CATALOG} == {
         name for entry in CATALOG if "++" in entry.id for name in (entry.id, _twin(entry.id))
     }
-    return "\n".join(["| Menu name | Order | Model calls | |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(
+        [
+            "| Sampler | Menu name | Order | Model calls | |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+        ]
+    )
 
 
 def _twin(name: str) -> str:
