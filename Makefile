@@ -41,6 +41,9 @@ lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	MYPYPATH=$(VENV)/typing $(VENV)/bin/mypy -p dpm_solver_nodes
 
+# Small networks on few cores: more threads only wait for each other.
+test test-all: export OMP_NUM_THREADS ?= 1
+
 test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 	$(VENV)/bin/pytest
 

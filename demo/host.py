@@ -236,10 +236,10 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _signals_as_exceptions() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this process by way of an exception, as Ctrl-C does anyway."""
+    """SIGTERM and SIGHUP end this process as Ctrl-C does, which pytest too takes as the end of it."""
 
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
+    def leave(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
 
     previous = {}
     with contextlib.suppress(ValueError):  # handlers can be set in the main thread only

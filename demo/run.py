@@ -26,7 +26,7 @@ from .host import Graph, HostError, PromptError, Server, start
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "demo" / "out"
 PACKS = {"dpm-solver-nodes": ROOT, "dpm_solver_demo": ROOT / "demo"}
-PROBE = {"dpm_solver_test": ROOT / "tests" / "host" / "probe"}  # counts calls, saves latents
+PROBE = {"dpm_solver_test": ROOT / "demo" / "probe"}  # counts calls, saves latents
 
 DIGITS = "0,1,2,3,4,5,6,7,8,9"
 SEED = 7

@@ -21,7 +21,7 @@ VERSIONS = [DEFAULT] if OWN else os.environ.get("COMFYUI_VERSIONS", DEFAULT).spl
 PACKS = {
     "dpm-solver-nodes": ROOT,
     "dpm_solver_demo": ROOT / "demo",
-    "dpm_solver_test": ROOT / "tests" / "host" / "probe",
+    "dpm_solver_test": ROOT / "demo" / "probe",
 }
 
 

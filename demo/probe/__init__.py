@@ -1,4 +1,4 @@
-"""Nodes that only the tests use: they look at, slow down or break the model's predictions.
+"""Nodes for the demonstration and the tests: they count, slow down or break the model's predictions.
 
 One prediction is one call of the guider, whatever the host makes of it (conditional and
 unconditional together).

@@ -1,0 +1,135 @@
+"""The workflow files, as the host's page converts them, and the ordinary graph, to a saved image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dpm_solver_nodes.demo.host import Server
+from dpm_solver_nodes.tests.host import frontend
+from dpm_solver_nodes.tests.host.graphs import text_to_image
+from dpm_solver_nodes.tests.host.probing import counts, latent, reset_counts
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted((ROOT / "workflows").glob("*.json"))
+DEMO_FILES = sorted((ROOT / "demo" / "workflows").glob("*.json"))
+NOTES = {"Note", "MarkdownNote"}  # nodes of the page alone
+PNG = b"\x89PNG"
+
+
+def read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_the_first_two_are_there() -> None:
+    assert {"dpmpp_2m_custom_sampling", "ksampler_menu"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("files", [FILES, DEMO_FILES], ids=["pack", "demo"])
+def test_listed_as_templates(host: Server, files: list[Path]) -> None:
+    known = host.object_info("DPMSolver_2M" if files is FILES else "DPMSolverDemo_Model")
+    pack = next(iter(known.values()))["python_module"].partition(".")[2]
+    listed = host.get("/workflow_templates")[pack]
+    assert sorted(listed) == [path.stem for path in files]
+    for path in files:
+        assert host.get(f"/api/workflow_templates/{pack}/{path.name}") == read(path)
+
+
+@pytest.mark.parametrize("path", [*FILES, *DEMO_FILES], ids=lambda path: path.stem)
+def test_the_file_is_whole(host: Server, path: Path) -> None:
+    """Only nodes that exist, links that both ends know, and no node upon another."""
+    workflow = read(path)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    known = host.object_info()
+    assert {node["type"] for node in nodes.values()} <= known.keys() | NOTES
+    assert len(nodes) == len(workflow["nodes"])
+    ends = {
+        (link, node["id"], slot)
+        for node in nodes.values()
+        for slot, field in enumerate(node["inputs"])
+        if (link := field["link"]) is not None
+    }
+    assert ends == {(link, target, slot) for link, _, _, target, slot, _ in workflow["links"]}
+    for link, source, slot, *_, kind in workflow["links"]:
+        output = nodes[source]["outputs"][slot]
+        assert link in output["links"] and output["type"] == kind
+    boxes = [(*node["pos"], *node["size"]) for node in nodes.values()]
+    assert not [(a, b) for a in boxes for b in boxes if a is not b and overlap(a, b)]
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...], title: float = 30.0) -> bool:
+    """Boxes are (left, top, width, height), with a title above the top."""
+    return all(
+        start < other + size_b and other < start + size_a
+        for start, size_a, other, size_b in (
+            (a[0], a[2], b[0], b[2]),
+            (a[1] - title, a[3] + title, b[1] - title, b[3] + title),
+        )
+    )
+
+
+def converted(host: Server, path: Path) -> dict[str, Any]:
+    if reason := frontend.missing():
+        pytest.skip(reason)
+    return frontend.to_api(host, read(path))
+
+
+def of_type(graph: dict[str, Any], kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    return ((name, node) for name, node in graph.items() if node["class_type"] == kind)
+
+
+def with_count(graph: dict[str, Any], loader: str) -> dict[str, Any]:
+    """The graph with the calls of the loader's model counted under "calls"."""
+    count = {"class_type": "DPMSolverTest_Count", "inputs": {"model": [loader, 0], "key": "calls"}}
+    for node in graph.values():
+        for field, value in node["inputs"].items():
+            if value == [loader, 0]:
+                node["inputs"][field] = ["count", 0]
+    return graph | {"count": count}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_workflow_runs(host: Server, sd15: str, path: Path) -> None:
+    """On a small image and with the tests' checkpoint, but otherwise as it is."""
+    graph = converted(host, path)
+    ((loader, checkpoint),) = of_type(graph, "CheckpointLoaderSimple")
+    checkpoint["inputs"]["ckpt_name"] = sd15
+    ((_, size),) = of_type(graph, "EmptyLatentImage")
+    assert (size["inputs"]["width"], size["inputs"]["height"]) == (512, 512)
+    size["inputs"] |= {"width": 64, "height": 64}
+    ((save, _),) = of_type(graph, "SaveImage")
+    reset_counts(host)
+    outputs = host.run(with_count(graph, loader))
+    (image,) = outputs[save]["images"]
+    assert image["type"] == "output"
+    assert host.image(image).startswith(PNG)
+    assert counts(host) == {"calls": 20}
+
+
+def test_the_demos_workflow_runs(host: Server) -> None:
+    (path,) = DEMO_FILES
+    graph = converted(host, path)
+    ((loader, _),) = of_type(graph, "DPMSolverDemo_Model")
+    ((show, _),) = of_type(graph, "PreviewImage")
+    reset_counts(host)
+    outputs = host.run(with_count(graph, loader))
+    assert len(outputs[show]["images"]) == 10
+    assert host.image(outputs[show]["images"][9]).startswith(PNG)
+    assert counts(host) == {"calls": 20}
+
+
+def test_the_ordinary_graph(host: Server, sd15: str) -> None:
+    reset_counts(host)
+    graph = text_to_image(
+        sd15, sampler_name="dpm_solver++_2m", scheduler="dpm_solver_log_snr", steps=10
+    )
+    outputs = host.run(graph)
+    (image,) = outputs["9"]["images"]
+    assert host.image(image).startswith(PNG)
+    assert torch.isfinite(latent(host)).all()
+    assert counts(host) == {"calls": 10}
