@@ -1,4 +1,4 @@
-"""The ordinary text-to-image graph, in the API form and as the page would save it."""
+"""The ordinary text-to-image graph, in the API form."""
 
 from __future__ import annotations
 
