@@ -173,6 +173,8 @@ class Grid:
         At a repeated sigma the model is called and the state stays, so that n + 1 sigmas always
         mean n calls.
         """
+        if not any(self.repeats):
+            return Plan(tuple(steps))
         rows: list[Step] = []
         for i, sigma in enumerate(self.sigmas):
             rows += [Step(sigma, sigma, 1.0, (), order=0)] * self.repeats[i]
