@@ -85,7 +85,11 @@ def read_sigmas(
         sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
     if sigmas.ndim != 1:
         raise ValueError(f"sigmas must be a 1-D list, not of shape {tuple(sigmas.shape)}.")
-    values = tuple(sigmas.to(torch.float64).tolist())
+    limit = schedule.sigma_limit
+    values = tuple(
+        limit if abs(sigma - limit) < NEARLY_EQUAL else sigma  # a flow's 1, rounded in float32
+        for sigma in sigmas.to(torch.float64).tolist()
+    )
     if not values:
         raise ValueError("sigmas is empty: a sampler needs at least the sigma it starts from.")
     for i, sigma in enumerate(values):
@@ -93,10 +97,10 @@ def read_sigmas(
             raise ValueError(
                 f"sigmas[{i}] is {sigma}: every sigma must be finite and not negative."
             )
-        if sigma > schedule.sigma_limit:
+        if sigma > limit:
             raise ValueError(
                 f"sigmas[{i}] is {sigma:g}, but sigmas of a {type(schedule).__name__} model end at "
-                f"{schedule.sigma_limit:g}: use a scheduler made for this model."
+                f"{limit:g}: use a scheduler made for this model."
             )
     falls = any(b < a for a, b in pairwise(values))
     rises = any(b > a for a, b in pairwise(values))
@@ -106,10 +110,10 @@ def read_sigmas(
         )
     if rises and values[0] == 0.0:
         raise ValueError("rising sigmas must start above 0, for example at the model's sigma_min.")
-    if rises and values[-1] >= schedule.sigma_limit:
+    if rises and values[-1] >= limit:
         raise ValueError(
             f"rising sigmas of a {type(schedule).__name__} model must end below "
-            f"{schedule.sigma_limit:g}, where no signal is left."
+            f"{limit:g}, where no signal is left."
         )
     return values
 

@@ -1,4 +1,4 @@
-"""The edge cases of DESIGN.md's conventions, for every sampler and setting."""
+"""The edge cases of the samplers' conventions, for every sampler and setting."""
 
 from __future__ import annotations
 
@@ -314,6 +314,14 @@ def test_a_flows_first_step_from_1_is_an_euler_step(sampler: Sampler) -> None:
         sigmas = [1.0, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2, 0.0][: n + 1]
         sampler(model, x, sigmas, callback=seen.append, schedule=FLOW)
         assert difference(seen[1]["x"], euler) < ROUNDING
+
+
+@all_samplers
+def test_a_flows_1_may_be_rounded(sampler: Sampler) -> None:
+    exact = sampler(Mixture(FLOW), state(FLOW), FLOW_SIGMAS, schedule=FLOW)
+    for rounded in (1.0 - 2.0**-24, 1.0 + 2.0**-23):
+        sigmas = (rounded, *FLOW_SIGMAS[1:])
+        assert torch.equal(sampler(Mixture(FLOW), state(FLOW), sigmas, schedule=FLOW), exact)
 
 
 @pytest.mark.parametrize("sampler", ADAPTIVE.values(), ids=ADAPTIVE)

@@ -32,7 +32,7 @@ fixed: Sampler = partial(sample_singlestep, grouping="fixed")
 CLAIMS = {
     (multistep, "dpmsolver", 1): 1,
     (multistep, "dpmsolver", 2): 2,
-    (multistep, "dpmsolver", 3): 2,  # DESIGN.md: "3M" is second order everywhere
+    (multistep, "dpmsolver", 3): 2,  # its D2 is half the second derivative
     (multistep, "taylor", 2): 2,
     (multistep, "taylor", 3): 2,
     (multistep, "exact", 1): 1,
@@ -131,7 +131,7 @@ def test_catalogue_claims_the_fitted_order(entry: Any) -> None:
 def test_fast_singlestep_of_order_3_ends_without_losing_an_order_where_its_last_group_has_2() -> (
     None
 ):
-    # N % 3 = 2: DESIGN.md, "Facts that cost others a bug"
+    # N % 3 = 2 has no short group that costs an order
     errors = {}
     for steps in (302, 602):
         sigmas = log_snr(VarianceExploding(), SIGMA_MAX, SIGMA_MIN, steps)
