@@ -30,6 +30,9 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/dpm_solver_nodes
 	@touch $@
 
+# Small networks on few cores: more threads only wait for each other.
+demo test test-all: export OMP_NUM_THREADS ?= 1
+
 demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
 	@$(PY) -m dpm_solver_nodes.demo.run
 
@@ -40,9 +43,6 @@ lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	MYPYPATH=$(VENV)/typing $(VENV)/bin/mypy -p dpm_solver_nodes
-
-# Small networks on few cores: more threads only wait for each other.
-test test-all: export OMP_NUM_THREADS ?= 1
 
 test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 	$(VENV)/bin/pytest

@@ -65,9 +65,8 @@ ADAPTIVE = "DPM++ adaptive"
 def _adaptive(rtol: float) -> dict[str, Any]:
     return _node(
         "DPMSolver_Adaptive",
-        **{"algorithm": "dpmsolver++", "order": 3, "solver_type": "dpmsolver", "rtol": rtol},
-        **{"atol": rtol * 0.156, "max_calls": 500, "controller": "authors", "h_init": 0.05},
-        **{"pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0, "accept_safety": 0.81},
+        **{"algorithm": "dpmsolver++", "order": 3, "solver_type": "dpmsolver"},
+        **{"rtol": rtol, "atol": rtol * 0.156, "max_calls": 500},
     )
 
 
@@ -125,6 +124,8 @@ def cells(server: Server) -> Iterator[Cell]:
     for i, (row, sampler, steps) in enumerate(jobs):
         began = time.monotonic()
         cell = run(server, row, sampler, steps, f"cell{i}")
+        if row != ADAPTIVE and cell.calls != steps:
+            raise HostError(f"{row} took {cell.calls} model calls for {steps} steps")
         distance = float(np.sqrt(np.mean((cell.samples - converged) ** 2)))
         took = time.monotonic() - began
         print(

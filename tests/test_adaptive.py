@@ -213,6 +213,26 @@ def test_every_run_that_is_cut_short_says_so_and_not_only_the_first() -> None:
 
 
 @pairs
+def test_a_flow_starts_from_1_at_any_tolerance(algorithm: str, order: int) -> None:
+    settings: dict[str, Any] = {"algorithm": algorithm, "order": order, "schedule": FLOW}
+    for tolerance in (1e-12, 1e-6, 1.0, 10.0):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MaxCallsWarning)
+            result, info = adaptive(
+                Mixture(FLOW),
+                state(FLOW),
+                [1.0, FLOW_END],
+                **settings,
+                rtol=tolerance,
+                atol=tolerance,
+                max_calls=60,
+                return_info=True,
+            )
+        assert torch.isfinite(result).all()
+        assert info.sigmas[-1] == FLOW_END
+
+
+@pairs
 @ways
 def test_no_warning_where_max_calls_is_exactly_enough(way: str, algorithm: str, order: int) -> None:
     settings: dict[str, Any] = {"algorithm": algorithm, "order": order}
