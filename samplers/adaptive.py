@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from .control import Controller
-from .drive import Caller, advance, model_output, run
+from .drive import Caller, advance, levels, model_output, run
 from .exponential import Algorithm
 from .multistep import plan_multistep
 from .plan import Grid, Step
@@ -169,20 +169,22 @@ class Attempt:
 
     Attributes:
         high, low: the solutions of the two orders.
-        called: the state, sigma and denoised output of each model call.
+        called: the state, sigma (a scalar) and denoised output of each model call.
+        sigmas: of these calls.
     """
 
     high: torch.Tensor
     low: torch.Tensor
-    called: tuple[tuple[torch.Tensor, float, torch.Tensor], ...]
+    called: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]
+    sigmas: tuple[float, ...]
 
     def first_order(self, schedule: NoiseSchedule, sigma_next: float) -> torch.Tensor:
         """Two first-order steps through the first inner node, from the outputs that are there.
 
         They stay within bounds at any step size, which a solution of higher order may not.
         """
-        state, sigma, denoised = self.called[1]
-        step = Grid.of((sigma, sigma_next), schedule).limit_step(0)
+        state, _, denoised = self.called[1]
+        step = Grid.of((self.sigmas[1], sigma_next), schedule).limit_step(0)
         return advance(step, state, (denoised,))
 
 
@@ -197,14 +199,15 @@ def attempt(
     """Try a step; all its calls but the last, whose outcome is to be judged, are reported as i."""
     steps, embedded = solver.plan(sigma, sigma_next)
     state, outputs, called = x, list[torch.Tensor](), []
-    for step in steps:
-        denoised = caller.denoise(state, step.sigma)
+    sigmas = tuple(step.sigma for step in steps)
+    for step, (scalar, batch) in zip(steps, levels(x, sigmas), strict=True):
+        denoised = caller.denoise(state, batch)
         if step.inner:
-            caller.report(i, state, step.sigma, denoised)
-        called.append((state, step.sigma, denoised))
+            caller.report(i, state, scalar, denoised)
+        called.append((state, scalar, denoised))
         outputs.insert(0, model_output(step, state, denoised))
         state = advance(step, x, outputs)
-    return Attempt(state, advance(embedded, x, outputs[1:]), tuple(called))
+    return Attempt(state, advance(embedded, x, outputs[1:]), tuple(called), sigmas)
 
 
 def run_adaptive(
@@ -239,9 +242,11 @@ def run_adaptive(
         """Take fixed steps, without control: of x0, which stays within bounds at any step size."""
         plan = plan_multistep(Grid.of(nodes, schedule), "dpmsolver++", 2, "dpmsolver", "auto")
         path.extend(nodes[1:])
-        return run(
-            plan, caller, state, lambda _, step: progress.at(schedule.lambda_(step.sigma_next))
-        )
+
+        def done(_: int, step: Step) -> int:
+            return progress.at(schedule.lambda_(step.sigma_next))
+
+        return run(plan, caller, state, index=done)
 
     if at_limit and (budget > order or (first == sigma_end and budget > 0)):
         x = walk(x, (sigma, first))
@@ -284,8 +289,9 @@ def run_adaptive(
         caller.report(progress.at(schedule.lambda_(path[-1])), *trial.called[-1])
     accepted = len(path) - 1
     if denoise:
-        denoised = caller.denoise(x, path[-1])
-        caller.report(caller.total - 1, x, path[-1], denoised)
+        ((scalar, batch),) = levels(x, path[-1:])
+        denoised = caller.denoise(x, batch)
+        caller.report(caller.total - 1, x, scalar, denoised)
         x = denoised.to(x.dtype, copy=True)
         path.append(0.0)
     if not torch.isfinite(x).all():

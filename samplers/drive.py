@@ -1,23 +1,25 @@
 """The loop: it runs any plan, and knows nothing of solvers.
 
 Inside it there is no arithmetic on sigmas and no wait for the device: weights are Python floats that
-the plan holds, and each step is a multiplication into a fresh tensor and additions into that.
+the plan holds, sigmas are on the device before the first call, and each step is a multiplication into
+a fresh tensor and additions into that.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
+from .noise import Noise
 from .plan import Plan, Step
 
 Denoiser = Callable[..., torch.Tensor]
 Callback = Callable[[dict[str, Any]], object]
 Correction = Callable[[torch.Tensor], torch.Tensor]
+Unconditional = Callable[[], torch.Tensor]
 
 
 class Caller:
@@ -27,6 +29,7 @@ class Caller:
         model: `model(x, sigma, **extra_args)` -> denoised, sigma of shape [batch].
         total: steps the progress bar and the callback's i count to.
         correct: applied to every denoised output, or None.
+        unconditional: the unconditional denoised output of the model's last call, or None.
         disable: of the progress bar, as tqdm takes it.
     """
 
@@ -37,6 +40,7 @@ class Caller:
         extra_args: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         correct: Correction | None = None,
+        unconditional: Unconditional | None = None,
         disable: bool | None = None,
     ) -> None:
         self.model = model
@@ -44,26 +48,35 @@ class Caller:
         self.extra_args = {} if extra_args is None else extra_args
         self.callback = callback
         self.correct = correct
-        self.bar = tqdm(total=total, disable=disable)
+        self.unconditional = unconditional
+        self.bar = None if disable else tqdm(total=total, disable=disable)
         self.nfe = 0
 
     def __enter__(self) -> Caller:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
 
-    def denoise(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Call the model on x, [batch, ...], at sigma, [batch]."""
         self.nfe += 1
-        denoised = self.model(x, x.new_full((x.shape[0],), sigma), **self.extra_args)
+        return self.read(self.model(x, sigma, **self.extra_args), x)
+
+    def read(self, denoised: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """A model's prediction for x, fit to compute with and corrected."""
+        if denoised.element_size() == 1:  # float8 has no arithmetic
+            denoised = denoised.to(x.dtype)
         return denoised if self.correct is None else self.correct(denoised)
 
-    def report(self, i: int, x: torch.Tensor, sigma: float, denoised: torch.Tensor) -> None:
-        self.bar.update(i + 1 - self.bar.n)
+    def report(self, i: int, x: torch.Tensor, sigma: torch.Tensor, denoised: torch.Tensor) -> None:
+        """Tell of call i, made on x at sigma, a scalar."""
+        if self.bar is not None:
+            self.bar.update(i + 1 - self.bar.n)
         if self.callback is not None:
-            level = x.new_full((), sigma)
             self.callback(
-                {"x": x, "i": i, "sigma": level, "sigma_hat": level, "denoised": denoised}
+                {"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised}
             )
 
 
@@ -72,35 +85,33 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def levels(x: torch.Tensor, sigmas: Sequence[float]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Each sigma as a scalar and as one per image, on the device of x by a single copy."""
+    scalars = torch.tensor(sigmas, dtype=x.dtype).to(x.device, non_blocking=True)
+    batches = scalars.unsqueeze(1).expand(-1, x.shape[0]).contiguous()
+    return list(zip(scalars.unbind(), batches.unbind(), strict=True))
+
+
 def model_output(step: Step, x: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
     """x0 or the noise, whichever the step's algorithm interpolates."""
     of_state, of_denoised = step.prediction
-    return denoised if of_state == 0.0 else combine(((x, of_state), (denoised, of_denoised)))
+    if of_state == 0.0:
+        return denoised
+    return torch.mul(x, of_state).add_(denoised, alpha=of_denoised)
 
 
 def advance(step: Step, base: torch.Tensor, outputs: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The state after a step, as a fresh tensor.
+    """The state after a step's deterministic part, as a fresh tensor in the precision of base.
+
+    A weight of zero leaves its tensor out, whatever stands in it.
 
     Args:
         outputs: model outputs, the newest first.
     """
-    return combine(
-        ((base, step.state), *zip(outputs, step.outputs, strict=False)), dtype=base.dtype
-    )
-
-
-def combine(
-    terms: Sequence[tuple[torch.Tensor, float]], dtype: torch.dtype | None = None
-) -> torch.Tensor:
-    """sum weight * tensor in the precision of dtype (default: the first tensor's).
-
-    A weight of zero leaves its tensor out, whatever stands in it.
-    """
-    dtype = dtype or terms[0][0].dtype
-    (tensor, weight), *rest = [term for term in terms if term[1] != 0.0]
-    total = torch.mul(tensor.to(dtype), weight)
-    for tensor, weight in rest:
-        total.add_(tensor, alpha=weight)
+    total = torch.mul(base, step.state) if step.state else torch.zeros_like(base)
+    for output, weight in zip(outputs, step.outputs, strict=False):
+        if weight:
+            total.add_(output, alpha=weight)
     return total
 
 
@@ -108,22 +119,34 @@ def run(
     plan: Plan,
     caller: Caller,
     x: torch.Tensor,
+    noise: Noise | None = None,
+    s_noise: float = 1.0,
     index: Callable[[int, Step], int] = lambda call, step: call,
 ) -> torch.Tensor:
     """Run a plan from the state x.
 
     Args:
         x: [batch, ...], at least float32.
+        noise: draws what the plan's steps add; None adds nothing.
+        s_noise: multiplies that noise.
         index: the callback's i for the number of a call and its step.
     """
-    base = x
-    outputs: deque[torch.Tensor] = deque(maxlen=plan.memory)
-    for call, step in enumerate(plan.steps):
-        denoised = caller.denoise(x, step.sigma)
-        caller.report(index(call, step), x, step.sigma, denoised)
-        outputs.appendleft(model_output(step, x, denoised))
+    base, base_sigma = x, plan.steps[0].sigma if plan.steps else 0.0
+    memory, unconditional = plan.memory, caller.unconditional
+    outputs: list[torch.Tensor] = []  # the newest first
+    sigmas = levels(x, [step.sigma for step in plan.steps])
+    for call, (step, (scalar, batch)) in enumerate(zip(plan.steps, sigmas, strict=True)):
+        del outputs[memory - 1 :]  # not held during the call, in which the model needs its memory
+        denoised = caller.denoise(x, batch)
+        caller.report(index(call, step), x, scalar, denoised)
+        path = denoised if unconditional is None else caller.read(unconditional(), x)
+        outputs.insert(0, model_output(step, x, path))
         if step.outputs:
             x = advance(step, base, outputs)
+            if unconditional is not None:
+                x.add_(denoised, alpha=step.guidance).sub_(path, alpha=step.guidance)
+            if step.noise and noise is not None:
+                x.add_(noise(base_sigma, step.sigma_next), alpha=step.noise * s_noise)
             if not step.inner:
-                base = x
+                base, base_sigma = x, step.sigma_next
     return x

@@ -13,16 +13,25 @@ derivatives at sigma_s are D_k = h^k m^(k), both become
 
 with scale = alpha_t h, z = -h, or scale = -sigma_t h, z = +h. Every solver here is this sum with its
 own estimates of D_k from model outputs.
+
+The stochastic solvers do the same to the reverse diffusion SDE, whose noise is scaled by eta: 0 is the
+ODE above, 1 the SDE that the forward process reverses to (DPM-Solver++, section 6; the family in eta is
+k-diffusion's, SA-Solver's tau^2). With W a Brownian motion in lambda_,
+
+    SDE-DPM-Solver++  x_t = sigma_t / sigma_s e^(-eta h) x_s
+                            + (1 + eta) alpha_t int_0^h e^-(1 + eta)(h - tau) m(tau) dtau
+                            + sigma_t sqrt(2 eta) int_0^h e^-eta(h - tau) dW(tau)
+    SDE-DPM-Solver    x_t = alpha_t / alpha_s x_s - (1 + eta) sigma_t int_0^h e^+(h - tau) m(tau) dtau
+                            + sigma_t sqrt(2 eta) int_0^h e^+(h - tau) dW(tau)
+
+so that state, scale and z change, and noise of a known standard deviation is added.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-from .schedule import NoiseSchedule
+from typing import Literal, NamedTuple
 
 Algorithm = Literal["dpmsolver++", "dpmsolver"]
 
@@ -35,14 +44,14 @@ def phi(k: int, z: float) -> float:
     The closed recursion phi_{k+1} = (phi_k - 1 / k!) / z cancels for small z, so a series is used
     there (Hochbruck and Ostermann, Exponential integrators, Acta Numerica 2010, equation 2.10).
     """
-    if abs(z) < 1.0:
+    if k > 1 and abs(z) < 1.0:
         term = 1.0 / math.factorial(k)
         total = term
         for j in range(1, _SERIES_TERMS):
             term *= z / (j + k)
             total += term
         return total
-    value = math.expm1(z) / z
+    value = math.expm1(z) / z if z else 1.0
     for j in range(1, k):
         value = (value - 1.0 / math.factorial(j)) / z
     return value
@@ -62,29 +71,44 @@ HALF_CURVATURE: Rule = ((1, 1.0), (2, 1.0), (3, 0.5))
 converges at order 2."""
 
 
-@dataclass(frozen=True)
-class Transition:
-    """The way from sigma_s to sigma_t, both with a finite lambda_, for one algorithm.
+class Level(NamedTuple):
+    """A noise level, with what its schedule says of it."""
+
+    sigma: float
+    alpha: float
+    lambda_: float
+
+
+class Transition(NamedTuple):
+    """The way between two levels, both with a finite lambda_, for one algorithm.
 
     Attributes:
         h: lambda_t - lambda_s; negative where sigma rises.
-        state: weight of the state at sigma_s.
+        state: weight of the state at s.
+        scale, z: of the sum over phi; see above.
+        noise: standard deviation of the noise that is added.
     """
 
     h: float
     state: float
     scale: float
     z: float
+    noise: float
 
     @classmethod
     def between(
-        cls, schedule: NoiseSchedule, algorithm: Algorithm, sigma_s: float, sigma_t: float
+        cls, algorithm: Algorithm, start: Level, end: Level, eta: float = 0.0
     ) -> Transition:
-        h = schedule.lambda_(sigma_t) - schedule.lambda_(sigma_s)
-        alpha_s, alpha_t = schedule.alpha(sigma_s), schedule.alpha(sigma_t)
+        """The transition of the ODE (eta = 0), or of the SDE, for which sigma must fall."""
+        h = end.lambda_ - start.lambda_
         if algorithm == "dpmsolver++":
-            return cls(h, sigma_t / sigma_s, alpha_t * h, -h)
-        return cls(h, alpha_t / alpha_s, -sigma_t * h, h)
+            state, scale, z = end.sigma / start.sigma, end.alpha * h, -h
+            if eta == 0.0:
+                return cls(h, state, scale, z, 0.0)
+            noise = end.sigma * math.sqrt(-math.expm1(-2.0 * eta * h))
+            return cls(h, state * math.exp(-eta * h), (1.0 + eta) * scale, (1.0 + eta) * z, noise)
+        noise = end.sigma * math.sqrt(eta * math.expm1(2.0 * h)) if eta else 0.0
+        return cls(h, end.alpha / start.alpha, -(1.0 + eta) * end.sigma * h, h, noise)
 
     def weights(self, nodes: Sequence[float], rule: Rule) -> tuple[float, ...]:
         """Weights of the model outputs at sigma_s and at other nodes.

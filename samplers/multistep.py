@@ -1,5 +1,8 @@
 """Multistep solvers of orders 1 to 3: one model call per interval, earlier outputs are reused.
 
+With eta above 0 they are the stochastic SDE-DPM-Solver and SDE-DPM-Solver++ (the same paper, section 6
+and appendix B.3), of which order 3 has k-diffusion's 3M SDE as a case; weak order is 2 at most.
+
 Published weights: DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B, in the authors' code
 `multistep_dpm_solver_{second,third}_update`; the noise form is the same with m = noise. The published
 third order is of second order (see `exponential.HALF_CURVATURE`); the "exact" weights reach third.
@@ -7,8 +10,10 @@ third order is of second order (see `exponential.HALF_CURVATURE`); the "exact" w
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from .exponential import EXACT, HALF_CURVATURE, MIDPOINT, Algorithm, Rule
-from .plan import Grid, Plan, Step, prediction
+from .plan import PLANS_KEPT, Grid, Plan, Step, prediction
 from .singlestep import group
 
 RULES: dict[str, tuple[Rule, Rule, Rule]] = {
@@ -21,8 +26,14 @@ RULES: dict[str, tuple[Rule, Rule, Rule]] = {
 FEW_INTERVALS = 10  # "auto" lowers the last orders below this many, as the authors' code does
 
 
+@lru_cache(PLANS_KEPT)
 def plan_multistep(
-    grid: Grid, algorithm: Algorithm, order: int, solver_type: str, lower_order_final: str
+    grid: Grid,
+    algorithm: Algorithm,
+    order: int,
+    solver_type: str,
+    lower_order_final: str,
+    eta: float = 0.0,
 ) -> Plan:
     """Plan a multistep run: n calls for n intervals.
 
@@ -35,34 +46,38 @@ def plan_multistep(
         solver_type: a key of RULES.
         lower_order_final: whether the k-th interval from the end (above zero) has at most order k:
             "on", "off", or "auto", which is on below 10 intervals.
+        eta: how much noise the SDE has. Where lambda_ is infinite all of it is fresh: in the exact
+            limit nothing is left of the state at a flow's 1 for any eta above 0.
     """
     lowered = lower_order_final == "on" or (
         lower_order_final == "auto" and grid.intervals < FEW_INTERVALS
     )
-    start = grid.first
+    start, intervals = grid.first, grid.intervals
     steps: list[Step] = []
-    for i in range(len(grid.sigmas) - 1):
-        if i < start or i >= grid.intervals:
-            steps.append(grid.limit_step(i))
+    for i in range(len(grid.levels) - 1):
+        if i < start or i >= intervals:
+            steps.append(grid.limit_step(i, kept=0.0 if eta else 1.0))
             continue
-        highest = min(order, grid.intervals - i) if lowered else order
+        highest = min(order, intervals - i) if lowered else order
         if i == start + 1 and solver_type == "exact" and order == 3 and highest >= 2:
-            steps[start:] = group(grid, algorithm, solver_type, start, i + 1)
+            steps[start:] = group(grid, algorithm, solver_type, start, i + 1, lambda _: eta)
             continue
         # Outputs from where lambda_ is infinite are worth nothing: the polynomial can't reach there.
         step_order = min(highest, i - start + 1)
-        steps.append(_step(grid, algorithm, RULES[solver_type][step_order - 1], i))
+        steps.append(_step(grid, algorithm, RULES[solver_type][step_order - 1], i, eta))
     return grid.plan(steps)
 
 
-def _step(grid: Grid, algorithm: Algorithm, rule: Rule, i: int) -> Step:
-    transition = grid.transition(algorithm, i, i + 1)
-    nodes = [grid.lambdas[i - age] - grid.lambdas[i] for age in range(1, len(rule))]
+def _step(grid: Grid, algorithm: Algorithm, rule: Rule, i: int, eta: float) -> Step:
+    levels = grid.levels
+    transition = grid.transition(algorithm, i, i + 1, eta)
+    nodes = [levels[i - age].lambda_ - levels[i].lambda_ for age in range(1, len(rule))]
     return Step(
-        sigma=grid.sigmas[i],
-        sigma_next=grid.sigmas[i + 1],
+        sigma=levels[i].sigma,
+        sigma_next=levels[i + 1].sigma,
         state=transition.state,
         outputs=transition.weights(nodes, rule),
-        prediction=prediction(grid.schedule, algorithm, grid.sigmas[i]),
+        prediction=prediction(algorithm, levels[i]),
         order=len(rule),
+        noise=transition.noise,
     )

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 
-from .exponential import Algorithm, Transition
+from .exponential import Algorithm, Level, Transition
 from .schedule import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
+
+PLANS_KEPT = 64
+"""Queued runs ask for the same few plans again and again: the planners keep this many."""
 
 NEARLY_EQUAL = 1e-6
 """Sigmas nearer than this in lambda_ count as equal: float32 lists hold neighbours that only rounding
 tells apart, and a slope taken across them would be rounding alone."""
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One model call, and the state made after it.
 
     Attributes:
@@ -36,6 +39,9 @@ class Step:
             (0, 1) is x0, (1 / sigma, -alpha / sigma) is the noise.
         order: of the formula used; 0 where the state stays.
         inner: the state made is an intermediate node of a singlestep group.
+        noise: standard deviation of the noise that is added, that of the interval from the base
+            state's sigma to sigma_next.
+        guidance: weight of this call's (denoised - unconditional), in the CFG++ forms alone.
     """
 
     sigma: float
@@ -45,6 +51,8 @@ class Step:
     prediction: tuple[float, float] = DENOISED
     order: int = 1
     inner: bool = False
+    noise: float = 0.0
+    guidance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,33 @@ class Plan:
         """How many model outputs must be kept."""
         return max((len(step.outputs) for step in self.steps), default=0)
 
+    @property
+    def noisy(self) -> bool:
+        """Whether any step adds noise."""
+        return any(step.noise for step in self.steps)
+
+    def cfg_pp(self, schedule: NoiseSchedule) -> Plan:
+        """The same plan in its CFG++ form (arXiv 2406.08070, equations 14 and 15).
+
+        The solver then runs on the unconditional predictions, so that what is noised again stays on
+        the unconditional path, and each state made is moved by its alpha times the guidance.
+        """
+        return Plan(
+            tuple(
+                step._replace(guidance=schedule.alpha(step.sigma_next)) if step.outputs else step
+                for step in self.steps
+            )
+        )
+
     def __str__(self) -> str:
         rows = (
             f"{i:4d} {step.sigma:12.6g} {step.sigma_next:12.6g} {step.order:5d}"
-            f"{' *' if step.inner else '  '} {step.state:12.6g}  "
+            f"{' *' if step.inner else '  '} {step.state:12.6g} {step.noise:12.6g}  "
             + " ".join(f"{weight:12.6g}" for weight in step.outputs)
             for i, step in enumerate(self.steps)
         )
-        return "\n".join(("call        sigma   sigma_next order        state  outputs", *rows))
+        head = "call        sigma   sigma_next order        state        noise  outputs"
+        return "\n".join((head, *rows))
 
 
 def read_sigmas(
@@ -123,53 +150,62 @@ class Grid:
     """A checked list of sigmas without its repetitions, in the direction of travel.
 
     Attributes:
-        sigmas: distinct in lambda_ by more than NEARLY_EQUAL, at least one.
+        levels: distinct in lambda_ by more than NEARLY_EQUAL, at least one.
         repeats: for each of them, how many more times it stood in the list.
     """
 
     schedule: NoiseSchedule
-    sigmas: tuple[float, ...]
-    lambdas: tuple[float, ...]
+    levels: tuple[Level, ...]
     repeats: tuple[int, ...]
 
     @classmethod
     def of(cls, sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule) -> Grid:
-        distinct: list[float] = []
-        lambdas: list[float] = []
+        levels: list[Level] = []
         repeats: list[int] = []
+        last = math.nan
         for sigma in read_sigmas(sigmas, schedule):
             lambda_ = schedule.lambda_(sigma)
-            if lambdas and (lambda_ == lambdas[-1] or abs(lambda_ - lambdas[-1]) < NEARLY_EQUAL):
+            if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
                 repeats[-1] += 1
             else:
-                distinct.append(sigma)
-                lambdas.append(lambda_)
+                levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
                 repeats.append(0)
-        return cls(schedule, tuple(distinct), tuple(lambdas), tuple(repeats))
+                last = lambda_
+        return cls(schedule, tuple(levels), tuple(repeats))
 
     @property
     def intervals(self) -> int:
         """N: how many intervals lie above zero."""
-        return len(self.sigmas) - 1 - (self.sigmas[-1] == 0.0)
+        return len(self.levels) - 1 - (self.levels[-1].sigma == 0.0)
+
+    @property
+    def falls(self) -> bool:
+        return self.levels[-1].sigma <= self.levels[0].sigma
 
     @property
     def first(self) -> int:
         """Index of the first sigma with a finite lambda_: 1 where a flow starts at sigma = 1."""
-        return int(math.isinf(self.lambdas[0]))
+        return int(math.isinf(self.levels[0].lambda_))
 
-    def transition(self, algorithm: Algorithm, start: int, end: int) -> Transition:
-        return Transition.between(self.schedule, algorithm, self.sigmas[start], self.sigmas[end])
+    def transition(
+        self, algorithm: Algorithm, start: int, end: int, eta: float = 0.0
+    ) -> Transition:
+        return Transition.between(algorithm, self.levels[start], self.levels[end], eta)
 
-    def limit_step(self, index: int) -> Step:
+    def limit_step(self, index: int, kept: float = 1.0) -> Step:
         """The exact first-order step where lambda_ is infinite: from a flow's 1, or to 0.
 
         Both algorithms have this limit; in terms of the denoised output it is an Euler step.
+
+        Args:
+            kept: the part of the state's noise that is kept, the rest of its variance being fresh.
         """
-        sigma, sigma_next = self.sigmas[index], self.sigmas[index + 1]
-        alpha_next = self.schedule.alpha(sigma_next)
+        start, end = self.levels[index], self.levels[index + 1]
         # x_t = sigma_t / sigma_s x_s + (alpha_t - alpha_s sigma_t / sigma_s) x0
-        state = sigma_next / sigma
-        return Step(sigma, sigma_next, state, (alpha_next - self.schedule.alpha(sigma) * state,))
+        state = kept * end.sigma / start.sigma
+        denoised = end.alpha - start.alpha * state
+        noise = end.sigma * math.sqrt(1.0 - kept * kept)
+        return Step(start.sigma, end.sigma, state, (denoised,), noise=noise)
 
     def plan(self, steps: Sequence[Step]) -> Plan:
         """The plan of these steps, one per interval, with a call for each repeated sigma put in.
@@ -180,7 +216,7 @@ class Grid:
         if not any(self.repeats):
             return Plan(tuple(steps))
         rows: list[Step] = []
-        for i, sigma in enumerate(self.sigmas):
+        for i, (sigma, _, _) in enumerate(self.levels):
             rows += [Step(sigma, sigma, 1.0, (), order=0)] * self.repeats[i]
             if i < len(steps):
                 weights: list[float] = []
@@ -188,12 +224,12 @@ class Grid:
                     weights += [weight] + [0.0] * self.repeats[i - age]
                 while weights and weights[-1] == 0.0:
                     weights.pop()
-                rows.append(replace(steps[i], outputs=tuple(weights)))
+                rows.append(steps[i]._replace(outputs=tuple(weights)))
         return Plan(tuple(rows))
 
 
-def prediction(schedule: NoiseSchedule, algorithm: Algorithm, sigma: float) -> tuple[float, float]:
-    """What the algorithm takes for the model's output at sigma; see `Step.prediction`."""
+def prediction(algorithm: Algorithm, level: Level) -> tuple[float, float]:
+    """What the algorithm takes for the model's output at this level; see `Step.prediction`."""
     if algorithm == "dpmsolver++":
         return DENOISED
-    return 1.0 / sigma, -schedule.alpha(sigma) / sigma
+    return 1.0 / level.sigma, -level.alpha / level.sigma

@@ -14,6 +14,7 @@ On a fixed list of n + 1 sigmas the model is called exactly n times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -22,9 +23,18 @@ import torch
 
 from .adaptive import AdaptiveInfo, Solver, run_adaptive
 from .control import AuthorsController, Controller, PIDController
-from .drive import Callback, Caller, Correction, Denoiser, at_least_float32, run
+from .drive import (
+    Callback,
+    Caller,
+    Correction,
+    Denoiser,
+    Unconditional,
+    at_least_float32,
+    run,
+)
 from .exponential import Algorithm
 from .multistep import RULES, plan_multistep
+from .noise import BrownianNoise, Noise, NoiseDevice, NoiseSampler, noise_of
 from .plan import Grid, Plan, read_sigmas
 from .schedule import NoiseSchedule, VarianceExploding
 from .singlestep import plan_singlestep
@@ -35,6 +45,7 @@ SOLVER_TYPES = tuple(RULES)
 SOLVER_TYPE_ALIASES = {"midpoint": "dpmsolver", "heun": "taylor"}
 LOWER_ORDER_FINAL = ("auto", "on", "off")
 GROUPINGS = ("fast", "fixed")
+NOISE_DEVICES = ("cpu", "gpu")
 
 Sigmas = torch.Tensor | Sequence[float]
 
@@ -48,7 +59,7 @@ def sample_multistep(
     callback: Callback | None = None,
     disable: bool | None = None,
     *,
-    noise_sampler: object | None = None,
+    noise_sampler: NoiseSampler | None = None,
     algorithm: str = "dpmsolver++",
     order: int = 2,
     solver_type: str = "dpmsolver",
@@ -56,12 +67,15 @@ def sample_multistep(
     corrector: str | None = None,
     eta: float = 0.0,
     s_noise: float = 1.0,
+    noise_device: str = "cpu",
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
+    unconditional: Unconditional | None = None,
 ) -> torch.Tensor:
     """Multistep DPM-Solver and DPM-Solver++ ("2M", "3M"): one call per interval.
 
-    DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B.
+    DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B; with eta above 0 its stochastic forms
+    ("2M SDE", "3M SDE"), section 6.
 
     Args:
         algorithm: "dpmsolver++" interpolates x0, "dpmsolver" the noise.
@@ -72,22 +86,42 @@ def sample_multistep(
             order k: "on", "off", or "auto", on below 10 intervals.
         schedule: `VarianceExploding()` (default) or `RectifiedFlow()`.
         thresholding: (ratio, maximum) of dynamic thresholding, for pixel-space models.
-        eta, corrector: not there yet; 0 and None only.
-        s_noise, noise_sampler: of the noise that eta adds; without effect at eta = 0.
+        eta: 0 solves the ODE; above, fresh noise takes the place of some of the state's. 1 is the
+            reverse diffusion SDE. From a flow's sigma = 1 the step is the exact limit: all of the
+            noise is fresh for any eta above 0.
+        s_noise: multiplies that noise.
+        noise_sampler: `noise_sampler(sigma, sigma_next)`, of unit variance, both scalar tensors. By
+            default a Brownian path for each image from extra_args["seed"]; see `noise`.
+        noise_device: "cpu" draws the same default noise on every machine; "gpu" on the device of x.
+        unconditional: returns the unconditional denoised prediction that belongs to the model's last
+            call; with it the solver takes its CFG++ form (arXiv 2406.08070), for guidance below 2.
+        corrector: not there yet; None only.
 
     Returns:
         The state at sigmas[-1], shaped like x.
 
     Raises:
         ValueError: sigmas or a setting is out of its range.
-        NotImplementedError: eta above 0, or a corrector.
+        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
+        NotImplementedError: a corrector.
     """
-    _not_yet(eta, corrector)
+    if corrector is not None:
+        raise NotImplementedError(
+            f"corrector = {corrector!r}: correctors are not there yet, set it to None."
+        )
     settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
     _one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
-    grid = Grid.of(sigmas, _schedule(schedule))
-    plan = plan_multistep(grid, *settings, lower_order_final)
-    return _run(plan, model, x, extra_args, callback, disable, _correction(thresholding))
+    _stochastic(eta, s_noise, noise_device)
+    grid = _grid(sigmas, schedule, eta)
+    plan = plan_multistep(grid, *settings, lower_order_final, eta)
+    if unconditional is not None:
+        plan = plan.cfg_pp(grid.schedule)
+    x = _state(x)
+    noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
+    correct = _correction(thresholding)
+    total = len(plan.steps)
+    with Caller(model, total, extra_args, callback, correct, unconditional, disable) as caller:
+        return run(plan, caller, x, noise, s_noise)
 
 
 @torch.no_grad()
@@ -99,13 +133,14 @@ def sample_singlestep(
     callback: Callback | None = None,
     disable: bool | None = None,
     *,
-    noise_sampler: object | None = None,
+    noise_sampler: NoiseSampler | None = None,
     algorithm: str = "dpmsolver++",
     order: int = 2,
     solver_type: str = "dpmsolver",
     grouping: str = "fast",
     eta: float = 0.0,
     s_noise: float = 1.0,
+    noise_device: str = "cpu",
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
 ) -> torch.Tensor:
@@ -113,27 +148,39 @@ def sample_singlestep(
     inner ones are the nodes of one step, so that this too is one call per interval.
 
     DPM-Solver (arXiv 2206.00927), algorithms 1 and 2; DPM-Solver++ (arXiv 2211.01095), appendix B.
+    With eta above 0, order 2 is what k-diffusion calls DPM++ SDE, and order 1 Euler ancestral.
 
     Args:
         order: 1, 2 or 3: the size of a group.
         solver_type: "dpmsolver" ("midpoint"), or "taylor" ("heun") and "exact", the same here.
         grouping: "fast", as published, ends in shorter groups; "fixed" uses groups of `order` and
             the remainder as one, which keeps order 3.
-        algorithm, schedule, thresholding, eta, s_noise, noise_sampler: see `sample_multistep`.
+        eta: multiplies the standard deviation of the SDE's noise, as in ancestral samplers; for
+            orders 1 and 2. At 0 and 1 it means what it means in `sample_multistep`.
+        algorithm, schedule, thresholding, s_noise, noise_sampler, noise_device: see `sample_multistep`.
 
     Returns:
         The state at sigmas[-1], shaped like x.
 
     Raises:
-        ValueError: sigmas or a setting is out of its range.
-        NotImplementedError: eta above 0.
+        ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
+        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
-    _not_yet(eta)
     settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
     _one_of("grouping", grouping, GROUPINGS)
-    grid = Grid.of(sigmas, _schedule(schedule))
-    plan = plan_singlestep(grid, *settings, grouping)
-    return _run(plan, model, x, extra_args, callback, disable, _correction(thresholding))
+    _stochastic(eta, s_noise, noise_device)
+    if eta > 0.0 and order == 3:
+        raise ValueError(
+            f"eta = {eta:g}: the singlestep solver of order 3 has no stochastic form; set order to 1 "
+            "or 2, or eta to 0."
+        )
+    grid = _grid(sigmas, schedule, eta)
+    plan = plan_singlestep(grid, *settings, grouping, eta)
+    x = _state(x)
+    noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
+    correct = _correction(thresholding)
+    with Caller(model, len(plan.steps), extra_args, callback, correct, None, disable) as caller:
+        return run(plan, caller, x, noise, s_noise)
 
 
 @torch.no_grad()
@@ -145,7 +192,7 @@ def sample_adaptive(
     callback: Callback | None = None,
     disable: bool | None = None,
     *,
-    noise_sampler: object | None = None,
+    noise_sampler: NoiseSampler | None = None,
     algorithm: str = "dpmsolver++",
     order: int = 3,
     solver_type: str = "dpmsolver",
@@ -179,15 +226,20 @@ def sample_adaptive(
             are left, with a RuntimeWarning.
         callback: its i follows the way done in lambda_, from 0 to len(sigmas) - 2.
         return_info: return (x, info), info with nfe, accepted, rejected and sigmas.
-        algorithm, solver_type, schedule, thresholding, eta, s_noise, noise_sampler: see
-            `sample_singlestep`.
+        eta, s_noise, noise_sampler: as in the other samplers' signatures; eta must be 0, and then the
+            other two have no effect.
+        algorithm, solver_type, schedule, thresholding: see `sample_singlestep`.
 
     Raises:
-        ValueError: sigmas or a setting is out of its range.
-        NotImplementedError: eta above 0.
+        ValueError: sigmas or a setting is out of its range, or eta is above 0.
         RuntimeError: the model returned NaN or infinity.
     """
-    _not_yet(eta)
+    _finite("eta", eta)
+    if eta > 0.0:
+        raise ValueError(
+            f"eta = {eta:g}: the adaptive solver has no stochastic form; set eta to 0, or take "
+            "another sampler."
+        )
     if not (isinstance(max_calls, int) and max_calls >= 1):
         raise ValueError(f"max_calls must be a whole number of at least 1, not {max_calls!r}.")
     _at_least("rtol", rtol, 0.0)
@@ -210,23 +262,38 @@ def sample_adaptive(
     pid = {"pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff, "accept_safety": accept_safety}
     given: dict[str, Any] = {name: value for name, value in pid.items() if value is not None}
     controller: Controller = PIDController(h_init, **given) if given else AuthorsController(h_init)
-    with Caller(model, len(values) - 1, extra_args, callback, correct, disable) as caller:
+    total = len(values) - 1
+    with Caller(model, total, extra_args, callback, correct, None, disable) as caller:
         x, info = run_adaptive(caller, x, values, solver, controller, rtol, atol, max_calls)
     return (x, info) if return_info else x
 
 
-def _run(
+def _grid(sigmas: Sigmas, schedule: NoiseSchedule | None, eta: float) -> Grid:
+    grid = Grid.of(sigmas, _schedule(schedule))
+    if eta > 0.0 and not grid.falls:
+        raise ValueError(
+            f"eta = {eta:g} with rising sigmas: only the ODE runs backwards, so set eta to 0 for "
+            "inversion."
+        )
+    return grid
+
+
+def _noise(
     plan: Plan,
-    model: Denoiser,
     x: torch.Tensor,
+    schedule: NoiseSchedule,
     extra_args: Mapping[str, Any] | None,
-    callback: Callback | None,
-    disable: bool | None,
-    correct: Correction | None,
-) -> torch.Tensor:
-    x = _state(x)
-    with Caller(model, len(plan.steps), extra_args, callback, correct, disable) as caller:
-        return run(plan, caller, x)
+    noise_sampler: NoiseSampler | None,
+    device: str,
+    s_noise: float,
+) -> Noise | None:
+    """What draws the plan's noise, or None where it has none."""
+    if not plan.noisy or s_noise == 0.0:
+        return None
+    if noise_sampler is not None:
+        return noise_of(noise_sampler, x)
+    seed = (extra_args or {}).get("seed")
+    return BrownianNoise(x, schedule, seed, cast(NoiseDevice, device))
 
 
 def _state(x: torch.Tensor) -> torch.Tensor:
@@ -288,13 +355,13 @@ def _at_least(name: str, value: float, least: float) -> None:
         raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}.")
 
 
-def _not_yet(eta: float, corrector: str | None = None) -> None:
-    _at_least("eta", eta, 0.0)
-    if eta > 0.0:
-        raise NotImplementedError(
-            f"eta = {eta:g}: the stochastic solvers are not there yet, set eta to 0."
-        )
-    if corrector is not None:
-        raise NotImplementedError(
-            f"corrector = {corrector!r}: correctors are not there yet, set it to None."
-        )
+def _finite(name: str, value: float) -> None:
+    _at_least(name, value, 0.0)
+    if math.isinf(value):
+        raise ValueError(f"{name} must be a finite number, not {value!r}.")
+
+
+def _stochastic(eta: float, s_noise: float, noise_device: str) -> None:
+    _finite("eta", eta)
+    _finite("s_noise", s_noise)
+    _one_of("noise_device", noise_device, NOISE_DEVICES)

@@ -3,16 +3,29 @@
 DPM-Solver (arXiv 2206.00927), algorithms 1 and 2 and appendix B; DPM-Solver++ (arXiv 2211.01095),
 appendix B; in the authors' code `singlestep_dpm_solver_{second,third}_update`, with r1 and r2 read
 from the sigmas. A group of order p covers p intervals in p model calls and starts afresh after it.
+
+With eta above 0, orders 1 and 2 are the stochastic solvers that users know as Euler ancestral and
+DPM++ SDE (k-diffusion's `sample_euler_ancestral`, `sample_dpmpp_sde`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
 from .exponential import EXACT, MIDPOINT, Algorithm
-from .plan import Grid, Plan, Step, prediction
+from .plan import PLANS_KEPT, Grid, Plan, Step, prediction
 
 
+@lru_cache(PLANS_KEPT)
 def plan_singlestep(
-    grid: Grid, algorithm: Algorithm, order: int, solver_type: str, grouping: str
+    grid: Grid,
+    algorithm: Algorithm,
+    order: int,
+    solver_type: str,
+    grouping: str,
+    eta: float = 0.0,
 ) -> Plan:
     """Plan a singlestep run: n calls for n intervals.
 
@@ -21,15 +34,34 @@ def plan_singlestep(
         solver_type: "dpmsolver", or "taylor" and "exact", which are the same here.
         grouping: "fast" ends in shorter groups, as published; "fixed" uses groups of `order` and the
             remainder as one.
+        eta: how much noise is added, as a multiple of the SDE's (see `ancestral_eta`).
     """
+    kept = math.sqrt(1.0 - min(eta, 1.0) ** 2)
+
+    def eta_of(h: float) -> float:
+        return ancestral_eta(algorithm, h, eta)
+
     steps: list[Step] = []
     if grid.first < grid.intervals:
-        steps += [grid.limit_step(i) for i in range(grid.first)]
+        steps += [grid.limit_step(i, kept) for i in range(grid.first)]
         for size in group_sizes(grid.intervals - grid.first, order, grouping):
             start = len(steps)
-            steps += group(grid, algorithm, solver_type, start, start + size)
-    steps += [grid.limit_step(i) for i in range(len(steps), len(grid.sigmas) - 1)]
+            steps += group(grid, algorithm, solver_type, start, start + size, eta_of)
+    steps += [grid.limit_step(i, kept) for i in range(len(steps), len(grid.levels) - 1)]
     return grid.plan(steps)
+
+
+def ancestral_eta(algorithm: Algorithm, h: float, eta: float) -> float:
+    """The eta of `Transition.between` for which the noise of a step of h is eta times the SDE's.
+
+    This is the eta of ancestral samplers (k-diffusion's `get_ancestral_step`), which multiplies the
+    noise's standard deviation. Both are 0 or 1 together. For DPM-Solver++ the noise is all fresh at
+    most; larger values of eta come to that.
+    """
+    if algorithm == "dpmsolver" or eta in (0.0, 1.0):
+        return eta * eta
+    fresh = min(-eta * eta * math.expm1(-2.0 * h), 1.0 - 2.0**-53)  # of the variance at the end
+    return -math.log1p(-fresh) / (2.0 * h)
 
 
 def group_sizes(intervals: int, order: int, grouping: str) -> list[int]:
@@ -44,36 +76,48 @@ def group_sizes(intervals: int, order: int, grouping: str) -> list[int]:
 
 
 def group(
-    grid: Grid, algorithm: Algorithm, solver_type: str, start: int, end: int
+    grid: Grid,
+    algorithm: Algorithm,
+    solver_type: str,
+    start: int,
+    end: int,
+    eta_of: Callable[[float], float] | None = None,
 ) -> tuple[Step, ...]:
-    """The steps of one group, from grid.sigmas[start] to grid.sigmas[end]; its order is end - start.
+    """The steps of one group, from grid.levels[start] to grid.levels[end]; its order is end - start.
 
     Each node's state is made from the group's first state and the outputs so far: the first node by
     order 1, the second by order 2 with the exact weights.
+
+    Args:
+        eta_of: h of a transition -> its eta; None for 0.
     """
-    order = end - start
+    levels, order = grid.levels, end - start
+    base = levels[start].lambda_
     steps = []
     for stage in range(1, order + 1):
-        transition = grid.transition(algorithm, start, start + stage)
+        h = levels[start + stage].lambda_ - base
+        eta = eta_of(h) if eta_of else 0.0
+        transition = grid.transition(algorithm, start, start + stage, eta)
         used = list(range(1, stage))  # the nodes after the first that enter, the oldest first
         rule = EXACT[:stage]
         if stage == order and solver_type == "dpmsolver" and order > 1:
             # The published formulas: midpoint at order 2; at order 3 the last node alone.
             used = used[-1:]
             rule = MIDPOINT if order == 2 else EXACT[:2]
-        nodes = [grid.lambdas[start + j] - grid.lambdas[start] for j in used]
+        nodes = [levels[start + j].lambda_ - base for j in used]
         first, *others = transition.weights(nodes, rule)
         by_node = dict(zip(used, others, strict=True)) | {0: first}
         index = start + stage - 1
         steps.append(
             Step(
-                sigma=grid.sigmas[index],
-                sigma_next=grid.sigmas[index + 1],
+                sigma=levels[index].sigma,
+                sigma_next=levels[index + 1].sigma,
                 state=transition.state,
                 outputs=tuple(by_node.get(j, 0.0) for j in reversed(range(stage))),
-                prediction=prediction(grid.schedule, algorithm, grid.sigmas[index]),
+                prediction=prediction(algorithm, levels[index]),
                 order=stage,
                 inner=stage < order,
+                noise=transition.noise,
             )
         )
     return tuple(steps)

@@ -162,13 +162,13 @@ def test_2m_weights_are_the_papers(rising: bool, schedule: NoiseSchedule) -> Non
     # x_t = sigma_t / sigma_s x_s - alpha_t (e^-h - 1) D
     grid = grid_of(schedule, rising)
     for i, step in enumerate(plan_multistep(grid, "dpmsolver++", 2, "dpmsolver", "off").steps):
-        h = grid.lambdas[i + 1] - grid.lambdas[i]
+        h = grid.levels[i + 1].lambda_ - grid.levels[i].lambda_
         full = -schedule.alpha(step.sigma_next) * math.expm1(-h)
         assert step.state == pytest.approx(step.sigma_next / step.sigma, rel=1e-13)
         if i == 0:
             assert step.outputs == pytest.approx((full,), rel=1e-12)
         else:
-            r = (grid.lambdas[i] - grid.lambdas[i - 1]) / h
+            r = (grid.levels[i].lambda_ - grid.levels[i - 1].lambda_) / h
             expected = (full * (1 + 1 / (2 * r)), -full / (2 * r))
             assert step.outputs == pytest.approx(expected, rel=1e-12)
 
@@ -326,7 +326,7 @@ def test_plans_are_frozen_python_floats(algorithm: Algorithm, name: str) -> None
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan.steps = ()  # type: ignore[misc]
     for step in plan.steps:
-        with pytest.raises(dataclasses.FrozenInstanceError):
+        with pytest.raises(AttributeError):
             step.state = 0.0  # type: ignore[misc]
         numbers = (step.sigma, step.sigma_next, step.state, *step.outputs, *step.prediction)
         assert all(type(number) is float and math.isfinite(number) for number in numbers)
