@@ -9,7 +9,13 @@ from comfy_api.latest import ComfyExtension, io
 from .hosts import comfyui
 from .samplers import sample_adaptive, sample_multistep, sample_singlestep
 from .samplers.catalog import entry
-from .samplers.sample import ALGORITHMS, GROUPINGS, LOWER_ORDER_FINAL, SOLVER_TYPES
+from .samplers.sample import (
+    ALGORITHMS,
+    GROUPINGS,
+    LOWER_ORDER_FINAL,
+    NOISE_DEVICES,
+    SOLVER_TYPES,
+)
 
 CATEGORY = "sampling/DPM-Solver"
 
@@ -45,6 +51,18 @@ def _lower_order_final() -> io.Combo.Input:
         tooltip="Take the last steps at a lower order, which keeps short runs stable. auto: with "
         "fewer than 10 steps above sigma 0, as published; leave it there. on: always. off: never; "
         "only for measuring the order of convergence.",
+    )
+
+
+def _cfg_pp() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "cfg_pp",
+        default=False,
+        optional=True,
+        advanced=True,
+        tooltip="CFG++: guidance that keeps to the path of the model without the prompt, for truer "
+        "colours and fewer artefacts. Set CFG low with it, 1 to 2, and connect a negative prompt; "
+        "the model is then asked for both even at CFG 1.",
     )
 
 
@@ -171,6 +189,7 @@ class DPMSolver_Multistep(io.ComfyNode):
                     "and the same as taylor below.",
                 ),
                 _lower_order_final(),
+                _cfg_pp(),
                 *_thresholding(),
             ],
             outputs=[io.Sampler.Output()],
@@ -340,6 +359,94 @@ class DPMSolver_Adaptive(io.ComfyNode):
         return _sampler(sample_adaptive, settings | (pid if controller == "pid" else {}))
 
 
+class DPMSolver_SDE(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_SDE",
+            display_name="DPM-Solver SDE",
+            category=CATEGORY,
+            description="The stochastic solvers: each step adds fresh noise, which mends errors of "
+            "earlier ones and gives more texture, but needs more steps; take 20 to 60. The default is "
+            "DPM++ 2M SDE. The noise of an image depends on the seed and on its place in the batch "
+            "alone. A seed keeps its noise at any number of steps, so that more steps refine the same "
+            "image.",
+            inputs=[
+                _algorithm(),
+                io.Combo.Input(
+                    "method",
+                    options=["multistep", "singlestep"],
+                    default="multistep",
+                    tooltip="multistep: reuses earlier outputs (DPM++ 2M SDE, 3M SDE); the one to "
+                    "start with. singlestep: groups of `order` steps that reuse nothing; order 2 is "
+                    "DPM++ SDE, which elsewhere counts two calls as one step: take twice the steps.",
+                ),
+                _order(
+                    1,
+                    2,
+                    "How many model outputs a step combines. 1: Euler ancestral. 2: the default. "
+                    "3: multistep only; a little closer from 30 steps up.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    round=False,
+                    tooltip="How much of the noise is fresh. 0: none, the ordinary solver. 1: the "
+                    "diffusion SDE, as published. Between: calmer images that need fewer steps. Above "
+                    "1: more texture and more steps needed. On flow models (SD3, Flux, Wan) any value "
+                    "above 0 replaces all of the starting noise in the first step.",
+                ),
+                io.Float.Input(
+                    "s_noise",
+                    default=1.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.01,
+                    round=False,
+                    tooltip="Multiplies the fresh noise. 1 is right; a little less gives smoother "
+                    "images, a little more grain.",
+                ),
+                io.Combo.Input(
+                    "solver_type",
+                    options=list(SOLVER_TYPES),
+                    default="dpmsolver",
+                    optional=True,
+                    advanced=True,
+                    tooltip="The weights of a step. dpmsolver: midpoint. taylor: heun, elsewhere. "
+                    "exact: exact weights at order 3 too, and the same as taylor below; no order is "
+                    "won by it when eta is above 0.",
+                ),
+                io.Combo.Input(
+                    "noise_device",
+                    options=list(NOISE_DEVICES),
+                    default="cpu",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where the noise is drawn. cpu: the same image on every machine. gpu: "
+                    "faster for large latents, but the image depends on the kind of GPU.",
+                ),
+                _lower_order_final(),
+                _cfg_pp(),
+                *_thresholding(),
+            ],
+            outputs=[io.Sampler.Output()],
+        )
+
+    @classmethod
+    def execute(cls, method: str, **settings: Any) -> io.NodeOutput:
+        if method == "multistep":
+            return _sampler(sample_multistep, settings)
+        if settings.pop("cfg_pp", False):
+            raise ValueError(
+                "cfg_pp has no singlestep form: set method to multistep, or cfg_pp off."
+            )
+        settings.pop("lower_order_final", None)  # groups end as they are
+        return _sampler(sample_singlestep, settings)
+
+
 class DPMSolver_Sigmas(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -420,5 +527,6 @@ class DPMSolverExtension(ComfyExtension):
             DPMSolver_Multistep,
             DPMSolver_Singlestep,
             DPMSolver_Adaptive,
+            DPMSolver_SDE,
             DPMSolver_Sigmas,
         ]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.k_diffusion.sampling
+import comfy.model_patcher
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -46,13 +47,18 @@ def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.
 
     Args:
         function: one of `samplers.sample_*`; its schedule is read from the model at run time.
-        settings: its keyword arguments.
+        settings: its keyword arguments, and `cfg_pp`, whether it takes its CFG++ form.
     """
-    return comfy.samplers.KSAMPLER(with_host_schedule(function), dict(settings))
+    settings = dict(settings)
+    cfg_pp = settings.pop("cfg_pp", False)
+    return comfy.samplers.KSAMPLER(with_host_model(function, cfg_pp), settings)
 
 
-def with_host_schedule(function: Callable[..., Any]) -> Callable[..., torch.Tensor]:
-    """A sampler function as the host calls it: the schedule comes from the model it is given."""
+def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
+    """A sampler function as the host calls it: what depends on the model comes from the model.
+
+    That is its schedule, the scale of a flow's noise and, for CFG++, the unconditional predictions.
+    """
 
     def sample(
         model: Any,
@@ -61,15 +67,46 @@ def with_host_schedule(function: Callable[..., Any]) -> Callable[..., torch.Tens
         extra_args: Mapping[str, Any] | None = None,
         callback: Callable[[dict[str, Any]], object] | None = None,
         disable: bool | None = None,
+        *,
+        s_noise: float = 1.0,
         **settings: Any,
     ) -> torch.Tensor:
         model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
-        schedule = noise_schedule(model_sampling)
-        return function(
-            model, x, sigmas, extra_args, callback, disable, schedule=schedule, **settings
-        )
+        settings["schedule"] = noise_schedule(model_sampling)
+        settings["s_noise"] = s_noise * getattr(model_sampling, "noise_scale", 1.0)
+        if cfg_pp:
+            extra_args, settings["unconditional"] = _unconditional(extra_args or {})
+        return function(model, x, sigmas, extra_args, callback, disable, **settings)
 
     return sample
+
+
+def _unconditional(
+    extra_args: Mapping[str, Any],
+) -> tuple[dict[str, Any], Callable[[], torch.Tensor]]:
+    """Arguments under which the host's guider shows its unconditional prediction, and a look at it.
+
+    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++.
+    """
+    last: torch.Tensor | None = None
+
+    def keep(args: Mapping[str, Any]) -> torch.Tensor:
+        nonlocal last
+        last = None if args.get("uncond") is None else args["uncond_denoised"]
+        return args["denoised"]
+
+    def look() -> torch.Tensor:
+        if last is None:
+            raise ValueError(
+                "A CFG++ sampler needs the prediction for a negative prompt, and this guider makes "
+                "none: use CFGGuider or KSampler, or a sampler without cfg_pp."
+            )
+        return last
+
+    model_options = comfy.model_patcher.set_model_options_post_cfg_function(
+        dict(extra_args.get("model_options", {})), keep, disable_cfg1_optimization=True
+    )
+    return {**extra_args, "model_options": model_options}, look
 
 
 def register_menus() -> None:
@@ -79,7 +116,7 @@ def register_menus() -> None:
     appended to and never replaced.
     """
     for entry in CATALOG:
-        function = with_host_schedule(entry.function())
+        function = with_host_model(entry.function(), entry.cfg_pp)
         function.__name__ = f"sample_{entry.id}"
         function.__doc__ = f"{entry.label}: {entry.help}\n\n{entry.source}."
         setattr(comfy.k_diffusion.sampling, function.__name__, function)

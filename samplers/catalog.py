@@ -25,11 +25,13 @@ class Entry:
         label: its name for people.
         sampler: a key of SAMPLERS.
         settings: what the sampler is called with.
-        order: of convergence on a fixed list, with lowering off and a last sigma above zero; None
-            for the adaptive solver, which is given a tolerance instead.
+        order: of convergence on a fixed list, with lowering off and a last sigma above zero; the weak
+            order, that of the end distribution, where `stochastic`; None where there is none: the
+            adaptive solver is given a tolerance instead, and the CFG++ forms follow no equation.
         calls: model calls, in words.
         help: what it is good for, in a sentence or two.
         source: paper and place.
+        cfg_pp: it is to be given the host's unconditional prediction (see `sample_multistep`).
     """
 
     id: str
@@ -40,6 +42,11 @@ class Entry:
     calls: str
     help: str
     source: str
+    cfg_pp: bool = False
+
+    @property
+    def stochastic(self) -> bool:
+        return "eta" in self.settings
 
     def function(self) -> Callable[..., Any]:
         return partial(SAMPLERS[self.sampler], **self.settings)
@@ -50,99 +57,203 @@ def entry(id_: str) -> Entry:
     return {entry.id: entry for entry in CATALOG}[id_]
 
 
-_ALGORITHMS = {
-    "dpmsolver++": ("dpm_solver++", "DPM-Solver++", "DPM-Solver++ (arXiv 2211.01095)"),
-    "dpmsolver": ("dpm_solver", "DPM-Solver", "DPM-Solver (arXiv 2206.00927)"),
-}
-_NOISE_FORM = " In the noise form of the first paper; its authors advise the ++ form for guidance."
-# suffix, label, sampler, settings, order, calls, help, place in the papers
-_KINDS: tuple[tuple[str, str, str, dict[str, Any], int | None, str, str, str], ...] = (
-    (
+@dataclass(frozen=True)
+class _Kind:
+    """What the entries of both algorithms share; `prefix` and `suffix` are of the id."""
+
+    suffix: str
+    label: str
+    sampler: str
+    settings: Mapping[str, Any]
+    order: int | None
+    help: str
+    place: str
+    calls: str = "1 per step"
+    prefix: str = ""
+    noise_form: bool = True
+    cfg_pp: bool = False
+
+    def entry(self, algorithm: str, name: str, label: str, paper: str, remark: str) -> Entry:
+        return Entry(
+            id=f"{self.prefix}{name}_{self.suffix}",
+            label=f"{self.prefix.upper().replace('_', '-')}{label} {self.label}",
+            sampler=self.sampler,
+            settings={"algorithm": algorithm, **self.settings},
+            order=self.order,
+            calls=self.calls,
+            help=self.help + remark,
+            source=f"{paper}, {self.place}",
+            cfg_pp=self.cfg_pp,
+        )
+
+
+_TAYLOR_3M = {"order": 3, "solver_type": "taylor"}  # k-diffusion's 3M SDE has these weights
+_KINDS = (
+    _Kind(
         "2m",
         "2M",
         "multistep",
         {"order": 2},
         2,
-        "1 per step",
         "The one to start with: second order, steady from 10 steps up.",
         "multistep, order 2",
     ),
-    (
+    _Kind(
         "3m",
         "3M",
         "multistep",
         {"order": 3},
         2,
-        "1 per step",
         "The published third-order formula, as other programs ship it. It converges at second order.",
         "multistep, order 3",
     ),
-    (
+    _Kind(
         "3m_exact",
         "3M exact",
         "multistep",
         {"order": 3, "solver_type": "exact"},
         3,
-        "1 per step",
         "Truly third order, which pays the more steps there are: try it from 15 up; below, 2M is "
         "safer.",
         "multistep, order 3, with the quadratic term integrated exactly and a second-order start",
     ),
-    (
+    _Kind(
         "2s",
         "2S",
         "singlestep",
         {"order": 2},
         2,
-        "1 per step",
         "Second order in pairs of steps that use no earlier output: for models that change between "
         "steps, and at very few steps with high CFG.",
         "singlestep, order 2",
     ),
-    (
+    _Kind(
         "3s",
         "3S",
         "singlestep",
         {"order": 3},
         2,
-        "1 per step",
         "Third-order groups of three steps that use no earlier output, ending in shorter groups.",
         "singlestep, order 3",
     ),
-    (
+    _Kind(
         "adaptive_12",
         "adaptive 12",
         "adaptive",
         {"order": 2},
         None,
-        "as many as it takes",
         "Chooses its own number of steps for a given accuracy; the panel's steps only scale the "
         "progress bar.",
         "adaptive, DPM-Solver-12",
+        calls="as many as it takes",
     ),
-    (
+    _Kind(
         "adaptive_23",
         "adaptive 23",
         "adaptive",
         {"order": 3},
         None,
-        "as many as it takes",
         "As adaptive 12, of third order: for close tolerances.",
         "adaptive, DPM-Solver-23",
+        calls="as many as it takes",
+    ),
+    _Kind(
+        "2m",
+        "2M",
+        "multistep",
+        {"order": 2, "eta": 1.0},
+        2,
+        "Adds fresh noise in each step, which mends errors of earlier ones: take 20 to 60 steps. "
+        "What others call DPM++ 2M SDE.",
+        "its section on SDEs, multistep, order 2",
+        prefix="sde_",
+    ),
+    _Kind(
+        "3m",
+        "3M",
+        "multistep",
+        {**_TAYLOR_3M, "eta": 1.0},
+        2,
+        "As 2M, with one more output in each step: a little closer from 30 steps up. What others "
+        "call DPM++ 3M SDE.",
+        "its section on SDEs, in k-diffusion's third-order form",
+        prefix="sde_",
+        noise_form=False,
+    ),
+    _Kind(
+        "2s",
+        "2S",
+        "singlestep",
+        {"order": 2, "eta": 1.0},
+        2,
+        "Stochastic pairs of steps that use no earlier output. What others call DPM++ SDE, which "
+        "counts a pair as one step: take twice its steps here.",
+        "its section on SDEs, in k-diffusion's singlestep form",
+        prefix="sde_",
+    ),
+    _Kind(
+        "2m_cfg_pp",
+        "2M CFG++",
+        "multistep",
+        {"order": 2},
+        None,
+        "Guidance that keeps to the unconditional path: set CFG low, 1 to 2.",
+        "multistep, order 2, with CFG++ (arXiv 2406.08070)",
+        noise_form=False,
+        cfg_pp=True,
+    ),
+    _Kind(
+        "3m_cfg_pp",
+        "3M CFG++",
+        "multistep",
+        {"order": 3},
+        None,
+        "As 2M CFG++, with the published third-order formula.",
+        "multistep, order 3, with CFG++ (arXiv 2406.08070)",
+        noise_form=False,
+        cfg_pp=True,
+    ),
+    _Kind(
+        "2m_cfg_pp",
+        "2M CFG++",
+        "multistep",
+        {"order": 2, "eta": 1.0},
+        None,
+        "2M CFG++ with fresh noise in each step.",
+        "its section on SDEs, multistep, order 2, with CFG++ (arXiv 2406.08070)",
+        prefix="sde_",
+        noise_form=False,
+        cfg_pp=True,
+    ),
+    _Kind(
+        "3m_cfg_pp",
+        "3M CFG++",
+        "multistep",
+        {**_TAYLOR_3M, "eta": 1.0},
+        None,
+        "3M CFG++ with fresh noise in each step.",
+        "its section on SDEs, in k-diffusion's third-order form, with CFG++ (arXiv 2406.08070)",
+        prefix="sde_",
+        noise_form=False,
+        cfg_pp=True,
     ),
 )
 
+_IMAGE_FORM = ("dpmsolver++", "dpm_solver++", "DPM-Solver++", "DPM-Solver++ (arXiv 2211.01095)", "")
+_NOISE_FORM = (
+    "dpmsolver",
+    "dpm_solver",
+    "DPM-Solver",
+    "DPM-Solver (arXiv 2206.00927)",
+    " In the noise form of the first paper; its authors advise the ++ form for guidance.",
+)
+_ORDINARY = [kind for kind in _KINDS if not kind.prefix and not kind.cfg_pp]
+_OTHERS = [kind for kind in _KINDS if kind not in _ORDINARY]
+
 CATALOG: tuple[Entry, ...] = tuple(
-    Entry(
-        id=f"{prefix}_{suffix}",
-        label=f"{name} {label}",
-        sampler=sampler,
-        settings={"algorithm": algorithm, **settings},
-        order=order,
-        calls=calls,
-        help=help_ + (_NOISE_FORM if algorithm == "dpmsolver" else ""),
-        source=f"{paper}, {place}",
-    )
-    for algorithm, (prefix, name, paper) in _ALGORITHMS.items()
-    for suffix, label, sampler, settings, order, calls, help_, place in _KINDS
+    kind.entry(*form)
+    for kinds in (_ORDINARY, _OTHERS)
+    for form in (_IMAGE_FORM, _NOISE_FORM)
+    for kind in kinds
+    if kind.noise_form or form is _IMAGE_FORM
 )

@@ -1,11 +1,11 @@
 """Multistep solvers of orders 1 to 3: one model call per interval, earlier outputs are reused.
 
-With eta above 0 they are the stochastic SDE-DPM-Solver and SDE-DPM-Solver++ (the same paper, section 6
-and appendix B.3), of which order 3 has k-diffusion's 3M SDE as a case; weak order is 2 at most.
-
 Published weights: DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B, in the authors' code
 `multistep_dpm_solver_{second,third}_update`; the noise form is the same with m = noise. The published
 third order is of second order (see `exponential.HALF_CURVATURE`); the "exact" weights reach third.
+
+With eta above 0 they are the same paper's SDE-DPM-Solver and SDE-DPM-Solver++, which k-diffusion calls
+2M SDE and, at order 3 with "taylor" weights, 3M SDE. Their weak order is 2 at most.
 """
 
 from __future__ import annotations

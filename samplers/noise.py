@@ -1,7 +1,7 @@
 """The noise of an interval, with unit variance: one Brownian path per image, fixed by its seed alone.
 
-A path is a function of the log-SNR, not of the list of sigmas: runs of the same seed with other numbers
-of steps, or starting later, see the same path, and images keep theirs in a batch of any size.
+A path is a function of the log-SNR, not of the list of sigmas: runs of the same seed with other
+numbers of steps, or starting later, see the same path, and images keep theirs in a batch of any size.
 """
 
 from __future__ import annotations

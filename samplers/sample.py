@@ -75,7 +75,7 @@ def sample_multistep(
     """Multistep DPM-Solver and DPM-Solver++ ("2M", "3M"): one call per interval.
 
     DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B; with eta above 0 its stochastic forms
-    ("2M SDE", "3M SDE"), section 6.
+    ("2M SDE", "3M SDE").
 
     Args:
         algorithm: "dpmsolver++" interpolates x0, "dpmsolver" the noise.
@@ -157,7 +157,8 @@ def sample_singlestep(
             the remainder as one, which keeps order 3.
         eta: multiplies the standard deviation of the SDE's noise, as in ancestral samplers; for
             orders 1 and 2. At 0 and 1 it means what it means in `sample_multistep`.
-        algorithm, schedule, thresholding, s_noise, noise_sampler, noise_device: see `sample_multistep`.
+        algorithm, schedule, thresholding: see `sample_multistep`.
+        s_noise, noise_sampler, noise_device: see `sample_multistep`.
 
     Returns:
         The state at sigmas[-1], shaped like x.

@@ -240,12 +240,6 @@ def test_a_setting_out_of_range_is_named_in_one_sentence(
         sampler(Mixture(), state(), [2.0, 1.0], **setting)
 
 
-@each_sampler
-def test_eta_is_not_there_yet(sampler: Sampler) -> None:
-    with pytest.raises(NotImplementedError, match=r"^eta [^\n]+\.$"):
-        sampler(Mixture(), state(), [2.0, 1.0], eta=0.5)
-
-
 def test_correctors_are_not_there_yet() -> None:
     with pytest.raises(NotImplementedError, match=r"^corrector [^\n]+\.$"):
         sample_multistep(Mixture(), state(), [2.0, 1.0], corrector="unic")
