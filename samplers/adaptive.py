@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -163,29 +164,36 @@ def runs_short(calls: int, max_calls: int, order: int, steps: float, judged: boo
     return judged and calls < reserve and SLACK * calls < order * steps
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Call(NamedTuple):
+    """A model call: its state, its sigma as a scalar, and the denoised output."""
+
+    x: torch.Tensor
+    sigma: torch.Tensor
+    denoised: torch.Tensor
+
+
+class Attempt(NamedTuple):
     """What an attempted step came to.
 
     Attributes:
         high, low: the solutions of the two orders.
-        called: the state, sigma (a scalar) and denoised output of each model call.
-        sigmas: of these calls.
+        inner, last: the call at the first inner node, and the last one.
+        sigma_inner: of the former.
     """
 
     high: torch.Tensor
     low: torch.Tensor
-    called: tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]
-    sigmas: tuple[float, ...]
+    inner: Call
+    last: Call
+    sigma_inner: float
 
     def first_order(self, schedule: NoiseSchedule, sigma_next: float) -> torch.Tensor:
         """Two first-order steps through the first inner node, from the outputs that are there.
 
         They stay within bounds at any step size, which a solution of higher order may not.
         """
-        state, _, denoised = self.called[1]
-        step = Grid.of((self.sigmas[1], sigma_next), schedule).limit_step(0)
-        return advance(step, state, (denoised,))
+        step = Grid.of((self.sigma_inner, sigma_next), schedule).limit_step(0)
+        return advance(step, self.inner.x, (self.inner.denoised,))
 
 
 def attempt(
@@ -198,16 +206,17 @@ def attempt(
 ) -> Attempt:
     """Try a step; all its calls but the last, whose outcome is to be judged, are reported as i."""
     steps, embedded = solver.plan(sigma, sigma_next)
-    state, outputs, called = x, list[torch.Tensor](), []
-    sigmas = tuple(step.sigma for step in steps)
-    for step, (scalar, batch) in zip(steps, levels(x, sigmas), strict=True):
-        denoised = caller.denoise(state, batch)
+    state, outputs = x, list[torch.Tensor]()
+    sigmas = levels(x, [step.sigma for step in steps])
+    for stage, (step, (scalar, batch)) in enumerate(zip(steps, sigmas, strict=True)):
+        call = Call(state, scalar, caller.denoise(state, batch))
         if step.inner:
-            caller.report(i, state, scalar, denoised)
-        called.append((state, scalar, denoised))
-        outputs.insert(0, model_output(step, state, denoised))
+            caller.report(i, *call)
+        if stage == 1:
+            inner = call
+        outputs.insert(0, model_output(step, state, call.denoised))
         state = advance(step, x, outputs)
-    return Attempt(state, advance(embedded, x, outputs[1:]), tuple(called), sigmas)
+    return Attempt(state, advance(embedded, x, outputs[1:]), inner, call, steps[1].sigma)
 
 
 def run_adaptive(
@@ -286,7 +295,8 @@ def run_adaptive(
         else:
             rejected += 1
         # The attempt's last call is reported when it is known how far it led.
-        caller.report(progress.at(schedule.lambda_(path[-1])), *trial.called[-1])
+        caller.report(progress.at(schedule.lambda_(path[-1])), *trial.last)
+        del trial  # not held during the next one
     accepted = len(path) - 1
     if denoise:
         ((scalar, batch),) = levels(x, path[-1:])

@@ -150,11 +150,8 @@ class NetworkDenoiser:
             raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}.")
         if spacing not in SPACINGS:
             raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}.")
-        sigma_at, t_start, t_end = (
-            self.training.sigma_at,
-            self.training.t_start,
-            self.training.t_end,
-        )
+        sigma_at = self.training.sigma_at
+        t_start, t_end = self.training.t_start, self.training.t_end
         intervals = steps - final_zero
         if spacing == "logSNR":
             # Only a flow needs it: its list starts at 1, where the log-SNR is infinite.
@@ -207,26 +204,15 @@ class NetworkDenoiser:
         scale, alpha, std = (_per_image(weight, x) for weight in self.training.state(sigma))
         z, t = scale * x, self._time(sigma)
         of_state, of_output = PREDICTIONS[self.prediction](alpha, std)
-
-        def denoise(output: torch.Tensor) -> torch.Tensor:
-            return of_state * z + of_output * output
-
         conditions = self._conditions()
         outputs = self._outputs(z, t, conditions, extra_args)
-        denoised = denoise(outputs[-1])
-        self._last_unconditional = None
+        first, *guiding = [of_state * z + of_output * output for output in outputs]
+        self._last_unconditional = None if len(conditions) == 1 else first
         if self.classifier is not None:
-            self._last_unconditional = denoised
             # x0 = (z + std^2 score) / alpha, and the classifier's gradient adds to the score.
             strength = torch.where(alpha > 0.0, self.guidance * std**2 / alpha, 0.0)
-            return denoised + strength * self._gradient(z, t)
-        if len(conditions) == 2:
-            unconditional = denoise(outputs[0])
-            self._last_unconditional = unconditional
-            return torch.lerp(unconditional, denoised, self.guidance)
-        if not conditions:
-            self._last_unconditional = denoised
-        return denoised
+            return first + strength * self._gradient(z, t)
+        return torch.lerp(first, guiding[0], self.guidance) if guiding else first
 
     def last_unconditional(self) -> torch.Tensor:
         """The denoised x0 of the last call without its guidance: that of the unconditional condition,
@@ -284,10 +270,10 @@ class NetworkDenoiser:
     def _gradient(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The gradient in z of the classifier's log p(condition | z)."""
         assert self.classifier is not None
-        # The samplers run without gradients, hosts in inference mode: its tensors must be copied.
+        # Samplers run without gradients, hosts in inference mode, whose tensors know none: copy them.
         with torch.inference_mode(False), torch.enable_grad():
             z = z.detach().clone().requires_grad_(True)
-            log_prob = self.classifier(z, *_map(_outside_inference, (t, self.condition)))
+            log_prob = self.classifier(z, *_map(torch.clone, (t, self.condition)))
             if log_prob.shape != z.shape[:1] or not log_prob.requires_grad:
                 raise ValueError(
                     f"The classifier must return log probabilities of shape ({len(z)},) that can be "
@@ -360,10 +346,6 @@ def _map(function: Callable[[torch.Tensor], torch.Tensor], condition: Condition)
         mapped = [_map(function, value) for value in condition]
         return tuple(mapped) if isinstance(condition, tuple) else mapped
     return condition
-
-
-def _outside_inference(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:

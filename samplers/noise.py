@@ -22,6 +22,8 @@ Seed = int | Sequence[int] | None
 
 TIME_SCALE = 16.0
 RESOLUTION = 1e-6
+NODES_KEPT = 26
+"""Of each path's binary tree, as many latents: its depth and a few more. Fewer would be drawn anew."""
 
 
 class Noise(Protocol):
@@ -78,6 +80,7 @@ class BrownianNoise:
                 device=x.device if device == "gpu" else torch.device("cpu"),
                 entropy=entropy,
                 tol=RESOLUTION,
+                cache_size=NODES_KEPT,
                 halfway_tree=True,  # the path then does not depend on which intervals are asked for
             )
             for entropy in entropies(seed, len(x))
