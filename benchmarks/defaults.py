@@ -3,8 +3,8 @@
     python -m dpm_solver_nodes.benchmarks.defaults
 
 Prints, for numbers of model calls, the geometric mean over 32 images of the distance to the converged
-solution: which variable to step in on flow models, where uniform log-SNR starts on them, and how the
-solvers do on each spacing of diffusion models.
+solution: which variable to step in on flow models, where uniform log-SNR starts on them, what lowering
+the order of a much longer step brings, and how the solvers do on each spacing of diffusion models.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def compare(
 ) -> None:
     run = partial(SOLVERS["3M exact"], disable=True, lower_order_final="off", **settings)
     target = run(model, x, converged)
-    print(f"\n{title}\n{'calls':34s}" + "".join(f"{calls:9d}" for calls in CALLS))
+    print(f"\n{title}\n{'calls':40s}" + "".join(f"{calls:9d}" for calls in CALLS))
     for spacing, make in lists.items():
         for name, sampler in samplers.items():
             errors = (
                 digits.distance(sampler(model, x, make(calls), disable=True), target)
                 for calls in CALLS
             )
-            print(f"{spacing:24s}{name:10s}" + "".join(f"{e:9.4f}" for e in errors), flush=True)
+            print(f"{spacing:24s}{name:16s}" + "".join(f"{e:9.4f}" for e in errors), flush=True)
 
 
 def main() -> None:
@@ -88,6 +88,19 @@ def main() -> None:
             f"{name}, {variable}": partial(SOLVERS[name], schedule=schedule)
             for name in ("2M", "3M")
             for variable, schedule in (("log-SNR", FLOW), ("-log", DIFFUSION))
+        },
+        flow_list(1000),
+        schedule=FLOW,
+    )
+    compare(
+        "flow, shift 3, guidance 4: a last step much longer than the one before, lowered (auto) or not",
+        digits.denoiser(flow=True, guidance=4.0),
+        x,
+        {"even in time": flow_list},
+        {
+            f"{name}, {lowering}": partial(SOLVERS[name], schedule=FLOW, lower_order_final=lowering)
+            for name in ("2M", "3M", "3M exact")
+            for lowering in ("auto", "off")
         },
         flow_list(1000),
         schedule=FLOW,

@@ -36,10 +36,11 @@ def noise_schedule(model_sampling: Any) -> NoiseSchedule:
             "This model maps one image to another (IMG_TO_IMG_FLOW): its sampling is not a diffusion "
             "ODE, so DPM-Solver does not apply; take a sampler and a scheduler of the host's own."
         )
-    flow = isinstance(model_sampling, comfy.model_sampling.CONST)
-    kind = RectifiedFlow if flow else VarianceExploding
     sigma_min = float(model_sampling.sigma_min)
-    return kind(sigma_min if 0.0 < sigma_min < kind().sigma_limit else None)
+    if isinstance(model_sampling, comfy.model_sampling.CONST):
+        scale = getattr(model_sampling, "noise_scale", 1.0)  # newer hosts have it
+        return RectifiedFlow(sigma_min if 0.0 < sigma_min < 1.0 else None, scale)
+    return VarianceExploding(sigma_min if sigma_min > 0.0 else None)
 
 
 def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.samplers.KSAMPLER:
@@ -57,7 +58,7 @@ def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.
 def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
     """A sampler function as the host calls it: what depends on the model comes from the model.
 
-    That is its schedule, the scale of a flow's noise and, for CFG++, the unconditional predictions.
+    That is its schedule and, for CFG++, the unconditional predictions.
     """
 
     def sample(
@@ -67,13 +68,10 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         extra_args: Mapping[str, Any] | None = None,
         callback: Callable[[dict[str, Any]], object] | None = None,
         disable: bool | None = None,
-        *,
-        s_noise: float = 1.0,
         **settings: Any,
     ) -> torch.Tensor:
         model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
         settings["schedule"] = noise_schedule(model_sampling)
-        settings["s_noise"] = s_noise * getattr(model_sampling, "noise_scale", 1.0)
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
         return function(model, x, sigmas, extra_args, callback, disable, **settings)

@@ -15,8 +15,8 @@ with scale = alpha_t h, z = -h, or scale = -sigma_t h, z = +h. Every solver here
 own estimates of D_k from model outputs.
 
 The stochastic solvers do the same to the reverse diffusion SDE, whose noise is scaled by eta: 0 is
-the ODE above, 1 the SDE that the forward process reverses to (DPM-Solver++, on diffusion SDEs; the family in
-eta is k-diffusion's, SA-Solver's tau^2). With W a Brownian motion in lambda_,
+the ODE above, 1 the SDE that the forward process reverses to (DPM-Solver++, on diffusion SDEs; the
+family in eta is k-diffusion's, SA-Solver's tau^2). With W a Brownian motion in lambda_,
 
     SDE-DPM-Solver++  x_t = sigma_t / sigma_s e^(-eta h) x_s
                             + (1 + eta) alpha_t int_0^h e^-(1 + eta)(h - tau) m(tau) dtau

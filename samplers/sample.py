@@ -89,7 +89,7 @@ def sample_multistep(
         eta: 0 solves the ODE; above, fresh noise takes the place of some of the state's. 1 is the
             reverse diffusion SDE. From a flow's sigma = 1 the step is the exact limit: all of the
             noise is fresh for any eta above 0.
-        s_noise: multiplies that noise.
+        s_noise: multiplies that noise, of which `schedule` says the scale.
         noise_sampler: `noise_sampler(sigma, sigma_next)`, of unit variance, both scalar tensors. By
             default a Brownian path for each image from extra_args["seed"]; see `noise`.
         noise_device: "cpu" draws the same default noise on every machine; "gpu" on the device of x.
@@ -121,7 +121,7 @@ def sample_multistep(
     correct = _correction(thresholding)
     total = len(plan.steps)
     with Caller(model, total, extra_args, callback, correct, unconditional, disable) as caller:
-        return run(plan, caller, x, noise, s_noise)
+        return run(plan, caller, x, noise, s_noise * grid.schedule.noise_scale)
 
 
 @torch.no_grad()
@@ -181,7 +181,7 @@ def sample_singlestep(
     noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
     correct = _correction(thresholding)
     with Caller(model, len(plan.steps), extra_args, callback, correct, None, disable) as caller:
-        return run(plan, caller, x, noise, s_noise)
+        return run(plan, caller, x, noise, s_noise * grid.schedule.noise_scale)
 
 
 @torch.no_grad()

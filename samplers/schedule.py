@@ -52,9 +52,15 @@ class NoiseSchedule(ABC):
     def sigma(self, lambda_: float) -> float:
         """The inverse of lambda_."""
 
+    @property
+    def noise_scale(self) -> float:
+        """Standard deviation of the noise whose weight is sigma."""
+        return 1.0
+
     def scale(self, sigma: float) -> float:
-        """sqrt(alpha^2 + sigma^2): dividing a state by it puts it on the variance-preserving scale."""
-        return math.hypot(self.alpha(sigma), sigma)
+        """sqrt(alpha^2 + (sigma noise_scale)^2): dividing a state by it puts it on the
+        variance-preserving scale."""
+        return math.hypot(self.alpha(sigma), sigma * self.noise_scale)
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,25 @@ class VarianceExploding(NoiseSchedule):
 
 @dataclass(frozen=True)
 class RectifiedFlow(NoiseSchedule):
-    """x = (1 - sigma) * x0 + sigma * noise: SD3, Flux, Wan and other flow models."""
+    """x = (1 - sigma) * x0 + sigma * noise: SD3, Flux, Wan and other flow models.
+
+    Args:
+        noise_scale: standard deviation of the noise, 1 for nearly all models. It scales the noise that
+            stochastic solvers add, and counts in the adaptive solver's tolerance; the ODE's solvers
+            don't depend on it, as it moves lambda_ by a constant.
+
+    Raises:
+        ValueError: noise_scale is not above zero.
+    """
+
+    noise_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.noise_scale < math.inf:
+            raise ValueError(
+                f"noise_scale of RectifiedFlow must be above 0, not {self.noise_scale}."
+            )
 
     @property
     def sigma_limit(self) -> float:
