@@ -396,8 +396,9 @@ class DPMSolver_SDE(io.ComfyNode):
                     round=False,
                     tooltip="How much of the noise is fresh. 0: none, the ordinary solver. 1: the "
                     "diffusion SDE, as published. Between: calmer images that need fewer steps. Above "
-                    "1: more texture and more steps needed. On flow models (SD3, Flux, Wan) any value "
-                    "above 0 replaces all of the starting noise in the first step.",
+                    "1: more texture, and more steps needed. With algorithm dpmsolver take 50 steps or "
+                    "more. On flow models (SD3, Flux, Wan) any value above 0 replaces all of the "
+                    "starting noise in the first step.",
                 ),
                 io.Float.Input(
                     "s_noise",

@@ -93,7 +93,7 @@ def main() -> None:
         schedule=FLOW,
     )
     compare(
-        "flow, shift 3, guidance 4: a last step much longer than the one before, lowered (auto) or not",
+        "flow, shift 3, guidance 4: a last step far longer than the one before, lowered (auto) or not",
         digits.denoiser(flow=True, guidance=4.0),
         x,
         {"even in time": flow_list},

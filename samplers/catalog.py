@@ -81,12 +81,13 @@ class _Kind:
             settings={"algorithm": algorithm, **self.settings},
             order=self.order,
             calls=self.calls,
-            help=self.help + remark,
+            help=self.help + remark + (_MANY_STEPS if remark and "eta" in self.settings else ""),
             source=f"{paper}, {self.place}",
             cfg_pp=self.cfg_pp,
         )
 
 
+_MANY_STEPS = " Take 50 steps or more: with fewer, too much of the noise is left."
 _TAYLOR_3M = {"order": 3, "solver_type": "taylor"}  # k-diffusion's 3M SDE has these weights
 _KINDS = (
     _Kind(

@@ -85,7 +85,7 @@ class Caller:
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """The state a run computes in: half precision would lose the small steps near the end."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
 
 
 def levels(x: torch.Tensor, sigmas: Sequence[float]) -> list[tuple[torch.Tensor, torch.Tensor]]:

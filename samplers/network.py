@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .drive import at_least_float32
 from .schedule import NoiseSchedule
 from .spacing import TIME_POWERS, in_time, log_snr
 from .training import TrainingSchedule
@@ -199,7 +200,7 @@ class NetworkDenoiser:
             ValueError: the condition does not fit the batch or its unconditional, or the network or
                 the classifier returns something of the wrong kind or shape.
         """
-        x = _at_least_float32(x)
+        x = at_least_float32(x)
         sigma = sigma.to(x).expand(len(x))
         scale, alpha, std = (_per_image(weight, x) for weight in self.training.state(sigma))
         z, t = scale * x, self._time(sigma)
@@ -346,10 +347,6 @@ def _map(function: Callable[[torch.Tensor], torch.Tensor], condition: Condition)
         mapped = [_map(function, value) for value in condition]
         return tuple(mapped) if isinstance(condition, tuple) else mapped
     return condition
-
-
-def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _per_image(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

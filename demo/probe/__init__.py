@@ -1,4 +1,5 @@
-"""Nodes for the demonstration and the tests: they count, slow down or break the model's predictions.
+"""Nodes for the demonstration and the tests: they count, slow down, alter or break the model's
+predictions.
 
 One prediction is one call of the guider, whatever the host makes of it (conditional and
 unconditional together).
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.controlnet
+import comfy.samplers
 import comfy.utils
 import folder_paths
 import torch
@@ -91,6 +94,108 @@ class NaN(_AroundPrediction):
         return torch.full_like(denoised, torch.nan) if self.calls > call else denoised
 
 
+class Nudge:
+    """Changes the model's output a little, in each of the ways the host offers to other packs.
+
+    "guidance" calls the model once more for every prediction, as perturbed-attention guidance does.
+    """
+
+    CATEGORY = "_for_testing/dpm-solver"
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    WRAPPERS = (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL)
+    PLACES = ("unet_function", "cfg_function", "pre_cfg", "post_cfg", "guidance", *WRAPPERS)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
+        return {"required": {"model": ("MODEL",), "place": (list(cls.PLACES),)}}
+
+    def patch(self, model: Any, place: str) -> tuple[Any]:
+        def nudge(output: torch.Tensor) -> torch.Tensor:
+            return 0.98 * output
+
+        def guidance(args: dict[str, Any]) -> torch.Tensor:
+            again = comfy.samplers.calc_cond_batch(
+                args["model"],
+                [args["uncond"]],
+                args["input"],
+                args["sigma"],
+                args["model_options"],
+            )[0]
+            return args["denoised"] + 0.1 * (args["denoised"] - again)
+
+        def guided(args: dict[str, Any]) -> torch.Tensor:
+            """Of noise: what a cfg function gets and gives is the input minus the denoised."""
+            return nudge(args["uncond"] + args["cond_scale"] * (args["cond"] - args["uncond"]))
+
+        patched = model.clone()
+        if place == "unet_function":
+            patched.set_model_unet_function_wrapper(
+                lambda apply, args: nudge(apply(args["input"], args["timestep"], **args["c"]))
+            )
+        elif place == "cfg_function":
+            patched.set_model_sampler_cfg_function(guided)
+        elif place == "pre_cfg":
+            patched.set_model_sampler_pre_cfg_function(
+                lambda args: [nudge(denoised) for denoised in args["conds_out"]]
+            )
+        elif place == "post_cfg":
+            patched.set_model_sampler_post_cfg_function(lambda args: nudge(args["denoised"]))
+        elif place == "guidance":
+            patched.set_model_sampler_post_cfg_function(guidance)
+        else:
+            patched.add_wrapper_with_key(
+                place, "nudge", lambda executor, *args, **kwargs: nudge(executor(*args, **kwargs))
+            )
+        return (patched,)
+
+
+class Residual(comfy.controlnet.ControlBase):
+    """A ControlNet without a network: it adds a constant to the U-Net's middle block."""
+
+    def get_control(
+        self, x_noisy: torch.Tensor, t: Any, cond: Any, batched_number: int, *_options: Any
+    ) -> dict[str, list[torch.Tensor]]:
+        residual = torch.full((len(x_noisy), 1, 1, 1), 0.3, dtype=x_noisy.dtype)
+        return {"input": [], "middle": [residual.to(x_noisy.device)], "output": []}
+
+    def copy(self) -> Residual:
+        copy = Residual()
+        self.copy_to(copy)
+        return copy
+
+
+class Control:
+    """Attaches a `Residual`, as ControlNetApply attaches a ControlNet."""
+
+    CATEGORY = "_for_testing/dpm-solver"
+    RETURN_TYPES = ("CONDITIONING",)
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
+        return {"required": {"conditioning": ("CONDITIONING",)}}
+
+    def apply(self, conditioning: list[Any]) -> tuple[Any]:
+        options = {"control": Residual(), "control_apply_to_uncond": True}
+        return ([[context, {**values, **options}] for context, values in conditioning],)
+
+
+class Mask:
+    """A latent's first channel as a batch of masks."""
+
+    CATEGORY = "_for_testing/dpm-solver"
+    RETURN_TYPES = ("MASK",)
+    FUNCTION = "mask"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
+        return {"required": {"samples": ("LATENT",)}}
+
+    def mask(self, samples: dict[str, Any]) -> tuple[torch.Tensor]:
+        return (samples["samples"][:, 0].float(),)
+
+
 class SaveLatent:
     """Writes the samples as float32 into the output folder, under exactly this name."""
 
@@ -111,5 +216,6 @@ class SaveLatent:
 
 
 NODE_CLASS_MAPPINGS = {
-    f"DPMSolverTest_{node.__name__}": node for node in (Count, Slow, NaN, SaveLatent)
+    f"DPMSolverTest_{node.__name__}": node
+    for node in (Count, Slow, NaN, Nudge, Control, Mask, SaveLatent)
 }

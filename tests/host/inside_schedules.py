@@ -3,46 +3,21 @@
 Builds every kind of `model_sampling` the host has and checks the pack's lists of sigmas for each.
 """
 
-import asyncio
-import importlib.util
 import math
-import os
 import sys
 from itertools import pairwise
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-COMFYUI, PACK = sys.argv[1:]
-sys.argv = ["main.py", "--cpu"]
-sys.path.insert(0, COMFYUI)
-os.chdir(COMFYUI)
+import inside  # type: ignore[import-not-found]
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
+PACK = sys.argv[2]
+inside.boot()
 
 import comfy.k_diffusion.sampling  # noqa: E402
-import comfy.model_base  # noqa: E402
 import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from comfy.model_base import ModelType  # noqa: E402
-
-
-def load_pack(name: str) -> tuple[Any, Any]:
-    """Load the pack as the host does: by path, under a mangled name."""
-    spec = importlib.util.spec_from_file_location(name, Path(PACK, "__init__.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    asyncio.run(module.comfy_entrypoint())
-    return sys.modules[f"{name}.hosts.comfyui"], sys.modules[f"{name}.samplers.catalog"]
-
-
-def sampling(model_type: ModelType, **settings: float) -> Any:
-    return comfy.model_base.model_sampling(SimpleNamespace(sampling_settings=settings), model_type)
-
+from inside import load_pack, sampling  # noqa: E402
 
 KINDS = {
     "eps": sampling(ModelType.EPS),
@@ -99,8 +74,8 @@ def check_rising(host: Any, kind: str, spacing: str, steps: int) -> None:
 def main() -> None:
     lists = [comfy.samplers.KSampler.SAMPLERS, comfy.samplers.SCHEDULER_NAMES]
     before = [list(names) for names in lists]
-    host, catalog = load_pack("/first/custom_nodes/dpm-solver-nodes")
-    load_pack("/second/custom_nodes/dpm-solver-nodes")
+    host, catalog = load_pack(PACK, "/first/custom_nodes/dpm-solver-nodes")
+    load_pack(PACK, "/second/custom_nodes/dpm-solver-nodes")
     added = [[entry.id for entry in catalog.CATALOG], list(host.SCHEDULER_NAMES)]
     for names, old, new in zip(lists, before, added, strict=True):
         assert names == old + new, "menus are appended to in place, and once"
