@@ -48,7 +48,7 @@ test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 	$(VENV)/bin/pytest
 
 test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3
-	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 $(VENV)/bin/pytest
+	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 $(VENV)/bin/pytest
 
 clean:  ## remove .venv and what tools left (downloads stay in the cache folder)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info

@@ -9,6 +9,7 @@ from comfy_api.latest import ComfyExtension, io
 from .hosts import comfyui
 from .samplers import sample_adaptive, sample_multistep, sample_singlestep
 from .samplers.catalog import entry
+from .samplers.checks import one_of
 from .samplers.sample import (
     ALGORITHMS,
     GROUPINGS,
@@ -18,6 +19,9 @@ from .samplers.sample import (
 )
 
 CATEGORY = "sampling/DPM-Solver"
+CONTROLLERS = ("authors", "pid")
+METHODS = ("multistep", "singlestep")
+DIRECTIONS = ("falling", "rising")
 
 
 def _algorithm() -> io.Combo.Input:
@@ -111,13 +115,24 @@ def _thresholding() -> list[io.Input]:
     ]
 
 
-def _sampler(function: Any, settings: dict[str, Any]) -> io.NodeOutput:
-    """A SAMPLER of the function, with the thresholding inputs put into its own form."""
-    settings = dict(settings)
+def _sampler(
+    node: type[io.ComfyNode], function: Any, settings: dict[str, Any], base: str | None = None
+) -> io.NodeOutput:
+    """A SAMPLER of the function, with the thresholding inputs put into its own form.
+
+    Args:
+        settings: the node's inputs. The host also hands over links to inputs that it doesn't have,
+            which are left out.
+        base: the catalogue's entry whose settings it has where the node has no input.
+    """
+    inputs = {one.id for one in node.define_schema().inputs}
+    settings = {name: value for name, value in settings.items() if name in inputs}
     ratio = settings.pop("threshold_ratio", 0.995)
     maximum = settings.pop("threshold_max", 1.0)
     if settings.pop("thresholding", False):
         settings["thresholding"] = (ratio, maximum)
+    if base is not None:
+        settings = {**entry(base).settings, **settings}
     return io.NodeOutput(comfyui.sampler(function, settings))
 
 
@@ -139,7 +154,7 @@ class DPMSolver_2M(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(sample_multistep, {**entry("dpm_solver++_2m").settings, **settings})
+        return _sampler(cls, sample_multistep, settings, "dpm_solver++_2m")
 
 
 class DPMSolver_3M(io.ComfyNode):
@@ -159,7 +174,7 @@ class DPMSolver_3M(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(sample_multistep, {**entry("dpm_solver++_3m_exact").settings, **settings})
+        return _sampler(cls, sample_multistep, settings, "dpm_solver++_3m_exact")
 
 
 class DPMSolver_Multistep(io.ComfyNode):
@@ -197,7 +212,7 @@ class DPMSolver_Multistep(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(sample_multistep, settings)
+        return _sampler(cls, sample_multistep, settings)
 
 
 class DPMSolver_Singlestep(io.ComfyNode):
@@ -239,7 +254,7 @@ class DPMSolver_Singlestep(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(sample_singlestep, settings)
+        return _sampler(cls, sample_singlestep, settings)
 
 
 class DPMSolver_Adaptive(io.ComfyNode):
@@ -295,7 +310,7 @@ class DPMSolver_Adaptive(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "controller",
-                    options=["authors", "pid"],
+                    options=list(CONTROLLERS),
                     default="authors",
                     optional=True,
                     advanced=True,
@@ -347,6 +362,7 @@ class DPMSolver_Adaptive(io.ComfyNode):
 
     @classmethod
     def execute(cls, controller: str = "authors", **settings: Any) -> io.NodeOutput:
+        one_of("controller", controller, CONTROLLERS)
         pid = {
             name: settings.pop(name, default)
             for name, default in (
@@ -356,7 +372,7 @@ class DPMSolver_Adaptive(io.ComfyNode):
                 ("accept_safety", 0.81),
             )
         }
-        return _sampler(sample_adaptive, settings | (pid if controller == "pid" else {}))
+        return _sampler(cls, sample_adaptive, settings | (pid if controller == "pid" else {}))
 
 
 class DPMSolver_SDE(io.ComfyNode):
@@ -375,7 +391,7 @@ class DPMSolver_SDE(io.ComfyNode):
                 _algorithm(),
                 io.Combo.Input(
                     "method",
-                    options=["multistep", "singlestep"],
+                    options=list(METHODS),
                     default="multistep",
                     tooltip="multistep: reuses earlier outputs (DPM++ 2M SDE, 3M SDE); the one to "
                     "start with. singlestep: groups of `order` steps that reuse nothing; order 2 is "
@@ -396,8 +412,8 @@ class DPMSolver_SDE(io.ComfyNode):
                     round=False,
                     tooltip="How much of the noise is fresh. 0: none, the ordinary solver. 1: the "
                     "diffusion SDE, as published. Between: calmer images that need fewer steps. Above "
-                    "1: more texture, and more steps needed. With algorithm dpmsolver take 50 steps or "
-                    "more. On flow models (SD3, Flux, Wan) any value above 0 replaces all of the "
+                    "1: more texture, and more steps needed. With algorithm dpmsolver take 50 steps "
+                    "or more. On flow models (SD3, Flux, Wan) any value above 0 replaces all of the "
                     "starting noise in the first step.",
                 ),
                 io.Float.Input(
@@ -438,14 +454,15 @@ class DPMSolver_SDE(io.ComfyNode):
 
     @classmethod
     def execute(cls, method: str, **settings: Any) -> io.NodeOutput:
+        one_of("method", method, METHODS)
         if method == "multistep":
-            return _sampler(sample_multistep, settings)
+            return _sampler(cls, sample_multistep, settings)
         if settings.pop("cfg_pp", False):
             raise ValueError(
                 "cfg_pp has no singlestep form: set method to multistep, or cfg_pp off."
             )
         settings.pop("lower_order_final", None)  # groups end as they are
-        return _sampler(sample_singlestep, settings)
+        return _sampler(cls, sample_singlestep, settings)
 
 
 class DPMSolver_Sigmas(io.ComfyNode):
@@ -494,7 +511,7 @@ class DPMSolver_Sigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "direction",
-                    options=["falling", "rising"],
+                    options=list(DIRECTIONS),
                     default="falling",
                     tooltip="falling: noise to image. rising: image to noise (inversion), from the "
                     "model's smallest sigma up; without a zero, and on flow models without sigma 1.",
@@ -512,7 +529,9 @@ class DPMSolver_Sigmas(io.ComfyNode):
         spacing: str,
         final_zero: bool,
         direction: str,
+        **_: Any,
     ) -> io.NodeOutput:
+        one_of("direction", direction, DIRECTIONS)
         model_sampling = model.get_model_object("model_sampling")
         rising = direction == "rising"
         return io.NodeOutput(

@@ -14,9 +14,11 @@ import torch
 
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from ..samplers.catalog import CATALOG
+from ..samplers.checks import one_of
 from ..samplers.spacing import TIME_POWERS, in_time, log_snr
 
 SPACINGS = ("logSNR", *TIME_POWERS)
+MOST_STEPS = 1_000_000
 SCHEDULER_NAMES = {
     "dpm_solver_log_snr": "logSNR",
     "dpm_solver_time_uniform": "time_uniform",
@@ -150,9 +152,20 @@ def sigmas(
         final_zero: end at 0, which the last step reaches; otherwise at the model's sigma_min.
         rising: from sigma_min up, for inversion; such a list has no zero, and on a flow model it is
             a falling one without its sigma 1.
+
+    Raises:
+        ValueError: a setting is out of its range, as linked inputs may be, or the list too long.
     """
-    if denoise <= 0.0:
+    one_of("spacing", spacing, SPACINGS)
+    if not 0.0 <= denoise <= 1.0:
+        raise ValueError(f"denoise must be a number from 0 to 1, not {denoise!r}.")
+    if denoise == 0.0:
         return torch.FloatTensor([])
+    if not 1 <= steps / denoise <= MOST_STEPS:
+        raise ValueError(
+            f"{steps} steps at denoise = {denoise:g} are the last of a list of "
+            f"{steps / denoise:g}: take 1 to {MOST_STEPS} steps, or raise denoise."
+        )
     total = int(steps / denoise)
     flow = isinstance(noise_schedule(model_sampling), RectifiedFlow)
     if rising:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from .checks import one_of
 from .drive import at_least_float32
 from .schedule import NoiseSchedule
 from .spacing import TIME_POWERS, in_time, log_snr
@@ -98,10 +99,7 @@ class NetworkDenoiser:
                 "training must be a schedule of samplers.training, for example "
                 f"DiscreteSchedule.scaled_linear(), not {self.training!r}."
             )
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(
-                f"prediction must be one of {', '.join(PREDICTIONS)}, not {self.prediction!r}."
-            )
+        one_of("prediction", self.prediction, tuple(PREDICTIONS))
         if not (isinstance(self.guidance, (int, float)) and math.isfinite(self.guidance)):
             raise ValueError(f"guidance must be a finite number, not {self.guidance!r}.")
         if not (isinstance(self.time_scale, (int, float)) and self.time_scale > 0.0):
@@ -149,8 +147,7 @@ class NetworkDenoiser:
         """
         if not (isinstance(steps, int) and steps >= 1):
             raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}.")
-        if spacing not in SPACINGS:
-            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing!r}.")
+        one_of("spacing", spacing, SPACINGS)
         sigma_at = self.training.sigma_at
         t_start, t_end = self.training.t_start, self.training.t_end
         intervals = steps - final_zero

@@ -95,6 +95,10 @@ class Plan:
         return "\n".join((head, *rows))
 
 
+SMALLEST, LARGEST = 1e-18, 1e18
+"""Noise levels beyond these would give weights that float32 can't hold; no model comes near them."""
+
+
 def read_sigmas(
     sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule
 ) -> tuple[float, ...]:
@@ -105,8 +109,8 @@ def read_sigmas(
             0 and ends below the schedule's limit). Neighbours may be equal.
 
     Raises:
-        ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, changes
-            its direction, or lies outside the schedule.
+        ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, or one beyond
+            SMALLEST and LARGEST, changes its direction, or lies outside the schedule.
     """
     if not isinstance(sigmas, torch.Tensor):
         sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
@@ -123,6 +127,11 @@ def read_sigmas(
         if not math.isfinite(sigma) or sigma < 0.0:
             raise ValueError(
                 f"sigmas[{i}] is {sigma}: every sigma must be finite and not negative."
+            )
+        if sigma > LARGEST or 0.0 < sigma < SMALLEST:
+            raise ValueError(
+                f"sigmas[{i}] is {sigma:g}: every sigma above 0 must lie between {SMALLEST:g} and "
+                f"{LARGEST:g}."
             )
         if sigma > limit:
             raise ValueError(

@@ -14,7 +14,6 @@ On a fixed list of n + 1 sigmas the model is called exactly n times.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -22,6 +21,7 @@ from typing import Any, cast
 import torch
 
 from .adaptive import AdaptiveInfo, Solver, run_adaptive
+from .checks import at_least, finite, one_of
 from .control import AuthorsController, Controller, PIDController
 from .drive import (
     Callback,
@@ -110,7 +110,7 @@ def sample_multistep(
             f"corrector = {corrector!r}: correctors are not there yet, set it to None."
         )
     settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
-    _one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
+    one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     _stochastic(eta, s_noise, noise_device)
     grid = _grid(sigmas, schedule, eta)
     plan = plan_multistep(grid, *settings, lower_order_final, eta)
@@ -168,7 +168,7 @@ def sample_singlestep(
         ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
-    _one_of("grouping", grouping, GROUPINGS)
+    one_of("grouping", grouping, GROUPINGS)
     _stochastic(eta, s_noise, noise_device)
     if eta > 0.0 and order == 3:
         raise ValueError(
@@ -235,7 +235,7 @@ def sample_adaptive(
         ValueError: sigmas or a setting is out of its range, or eta is above 0.
         RuntimeError: the model returned NaN or infinity.
     """
-    _finite("eta", eta)
+    finite("eta", eta)
     if eta > 0.0:
         raise ValueError(
             f"eta = {eta:g}: the adaptive solver has no stochastic form; set eta to 0, or take "
@@ -243,9 +243,9 @@ def sample_adaptive(
         )
     if not (isinstance(max_calls, int) and max_calls >= 1):
         raise ValueError(f"max_calls must be a whole number of at least 1, not {max_calls!r}.")
-    _at_least("rtol", rtol, 0.0)
-    _at_least("atol", atol, 0.0)
-    _at_least("h_init", h_init, 0.0)
+    at_least("rtol", rtol, 0.0)
+    at_least("atol", atol, 0.0)
+    at_least("h_init", h_init, 0.0)
     if rtol == atol == 0.0:
         raise ValueError("rtol and atol are both 0: one of them must be above 0.")
     if h_init == 0.0:
@@ -300,7 +300,8 @@ def _noise(
 def _state(x: torch.Tensor) -> torch.Tensor:
     if not x.is_floating_point() or x.numel() == 0 or x.ndim == 0:
         raise ValueError(
-            f"x must be a batch of floating-point images, not {x.dtype} of shape {tuple(x.shape)}."
+            "x (the latent) must be a batch of floating-point images, "
+            f"not {x.dtype} of shape {tuple(x.shape)}."
         )
     return at_least_float32(x)
 
@@ -332,37 +333,21 @@ def _schedule(schedule: NoiseSchedule | None) -> NoiseSchedule:
 
 
 def _algorithm(algorithm: str) -> Algorithm:
-    _one_of("algorithm", algorithm, ALGORITHMS)
+    one_of("algorithm", algorithm, ALGORITHMS)
     return cast(Algorithm, algorithm)
 
 
 def _solver_type(solver_type: str) -> str:
-    _one_of("solver_type", solver_type, (*SOLVER_TYPES, *SOLVER_TYPE_ALIASES))
+    one_of("solver_type", solver_type, (*SOLVER_TYPES, *SOLVER_TYPE_ALIASES))
     return SOLVER_TYPE_ALIASES.get(solver_type, solver_type)
 
 
 def _order(order: int, allowed: tuple[int, ...]) -> int:
-    _one_of("order", order, allowed)
+    one_of("order", order, allowed)
     return int(order)
 
 
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}.")
-
-
-def _at_least(name: str, value: float, least: float) -> None:
-    if not (isinstance(value, (int, float)) and value >= least):
-        raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}.")
-
-
-def _finite(name: str, value: float) -> None:
-    _at_least(name, value, 0.0)
-    if math.isinf(value):
-        raise ValueError(f"{name} must be a finite number, not {value!r}.")
-
-
 def _stochastic(eta: float, s_noise: float, noise_device: str) -> None:
-    _finite("eta", eta)
-    _finite("s_noise", s_noise)
-    _one_of("noise_device", noise_device, NOISE_DEVICES)
+    finite("eta", eta)
+    finite("s_noise", s_noise)
+    one_of("noise_device", noise_device, NOISE_DEVICES)
