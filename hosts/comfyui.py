@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -60,8 +61,10 @@ def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.
 def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
     """A sampler function as the host calls it: what depends on the model comes from the model.
 
-    That is its schedule and, for CFG++, the unconditional predictions.
+    That is its schedule; where the solver can, lowering of long steps on flows; and for CFG++ the
+    unconditional predictions.
     """
+    lowers = "lower_long_steps" in inspect.signature(function).parameters
 
     def sample(
         model: Any,
@@ -73,7 +76,9 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         **settings: Any,
     ) -> torch.Tensor:
         model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
-        settings["schedule"] = noise_schedule(model_sampling)
+        schedule = settings["schedule"] = noise_schedule(model_sampling)
+        if lowers:
+            settings["lower_long_steps"] = isinstance(schedule, RectifiedFlow)
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
         return function(model, x, sigmas, extra_args, callback, disable, **settings)

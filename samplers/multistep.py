@@ -10,7 +10,6 @@ With eta above 0 they are the same paper's SDE-DPM-Solver and SDE-DPM-Solver++, 
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 from .exponential import EXACT, HALF_CURVATURE, MIDPOINT, Algorithm, Rule
@@ -24,7 +23,7 @@ RULES: dict[str, tuple[Rule, Rule, Rule]] = {
 }
 """Solver type -> the rule of a step of order 1, 2, 3."""
 
-LONG, LONGER = 2.0, 4.0
+LONG, LONGER = 2.0, 3.0
 """A step of more than LONG in lambda_ and LONGER times the one before leads out of what the outputs
 so far can tell: a polynomial through them is worse there than none (benchmarks/defaults.py). Lists
 that are even in time down to a small sigma, and then 0, end with such a step, on flows most of all."""
@@ -40,6 +39,7 @@ def plan_multistep(
     solver_type: str,
     lower_order_final: str,
     eta: float = 0.0,
+    lower_long_steps: bool = False,
 ) -> Plan:
     """Plan a multistep run: n calls for n intervals.
 
@@ -51,17 +51,17 @@ def plan_multistep(
         order: 1, 2 or 3.
         solver_type: a key of RULES.
         lower_order_final: whether the k-th interval from the end (above zero) has at most order k:
-            "on", "off", or "auto", which is on below 10 intervals. Unless it is "off", a step that is
-            much longer than the one before (see LONGER) has order 1 too, on flows and for the exact
-            order 3; the published weights on variance-exploding schedules are left as published.
+            "on", "off", or "auto", which is on below 10 intervals.
         eta: how much noise the SDE has. Where lambda_ is infinite all of it is fresh: in the exact
             limit nothing is left of the state at a flow's 1 for any eta above 0.
+        lower_long_steps: whether a step far longer than the one before (see LONGER) has order 1; for
+            the exact order 3 it always has, unless lower_order_final is "off".
     """
     lowered = lower_order_final == "on" or (
         lower_order_final == "auto" and grid.intervals < FEW_INTERVALS
     )
-    guarded = lower_order_final != "off" and (
-        math.isfinite(grid.schedule.sigma_limit) or (solver_type == "exact" and order == 3)
+    lower_long_steps = lower_order_final != "off" and (
+        lower_long_steps or (solver_type == "exact" and order == 3)
     )
     start, intervals = grid.first, grid.intervals
     steps: list[Step] = []
@@ -75,7 +75,7 @@ def plan_multistep(
             continue
         # Outputs from where lambda_ is infinite are worth nothing: the polynomial can't reach there.
         step_order = min(highest, i - start + 1)
-        if guarded and step_order > 1 and _leads_out(grid, i):
+        if lower_long_steps and step_order > 1 and _leads_out(grid, i):
             step_order = 1
         steps.append(_step(grid, algorithm, RULES[solver_type][step_order - 1], i, eta))
     return grid.plan(steps)

@@ -58,7 +58,7 @@ class BrownianNoise:
 
     Raises:
         ImportError: torchsde is not installed.
-        ValueError: the number of seeds is not the batch's.
+        ValueError: a seed is no whole number, or their number is not the batch's.
     """
 
     def __init__(
@@ -105,16 +105,17 @@ def entropies(seed: Seed, batch: int) -> list[int]:
     """What the paths of a batch's images are drawn from."""
     if seed is None:
         seed = int(torch.randint(2**63 - 1, ()))
-    if isinstance(seed, (list, tuple)):
-        if len(seed) != batch:
-            raise ValueError(f"seed holds {len(seed)} numbers for a batch of {batch} images.")
-        return [_word(one) for one in seed]
-    return [_word(seed) | k << 64 for k in range(batch)]
-
-
-def _word(seed: Any) -> int:
-    """The seed as 64 bits, as torch's generators take it; negative ones wrap."""
-    return int(seed) % 2**64
+    if hasattr(seed, "tolist"):  # a tensor's or an array's numbers
+        seed = seed.tolist()
+    seeds: list[Any] = list(seed) if isinstance(seed, (list, tuple)) else [seed]
+    if not all(isinstance(one, int) for one in seeds):
+        raise ValueError(f"seed must be a whole number, or one for each image, not {seed!r}.")
+    words = [one % 2**64 for one in seeds]  # as torch's generators take them; negative ones wrap
+    if not isinstance(seed, (list, tuple)):
+        return [words[0] | k << 64 for k in range(batch)]
+    if len(words) != batch:
+        raise ValueError(f"seed holds {len(words)} numbers for a batch of {batch} images.")
+    return words
 
 
 def _brownian_interval() -> Any:

@@ -64,6 +64,7 @@ def sample_multistep(
     order: int = 2,
     solver_type: str = "dpmsolver",
     lower_order_final: str = "auto",
+    lower_long_steps: bool = False,
     corrector: str | None = None,
     eta: float = 0.0,
     s_noise: float = 1.0,
@@ -84,6 +85,10 @@ def sample_multistep(
             "exact" integrates the interpolation polynomial exactly and is third order at order 3.
         lower_order_final: whether the k-th interval from the end (a final zero aside) has at most
             order k: "on", "off", or "auto", on below 10 intervals.
+        lower_long_steps: whether a step that is far longer in lambda_ than the one before it (over 2,
+            and over 3 times as long), with which lists even in time may end, has order 1, unless
+            lower_order_final is "off". It is better so on flows, and hosts set it there; False keeps
+            to the published formula. The exact order 3 does so in any case.
         schedule: `VarianceExploding()` (default) or `RectifiedFlow()`.
         thresholding: (ratio, maximum) of dynamic thresholding, for pixel-space models.
         eta: 0 solves the ODE; above, fresh noise takes the place of some of the state's. 1 is the
@@ -113,7 +118,7 @@ def sample_multistep(
     one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     _stochastic(eta, s_noise, noise_device)
     grid = _grid(sigmas, schedule, eta)
-    plan = plan_multistep(grid, *settings, lower_order_final, eta)
+    plan = plan_multistep(grid, *settings, lower_order_final, eta, lower_long_steps)
     if unconditional is not None:
         plan = plan.cfg_pp(grid.schedule)
     x = _state(x)
@@ -156,7 +161,9 @@ def sample_singlestep(
         grouping: "fast", as published, ends in shorter groups; "fixed" uses groups of `order` and
             the remainder as one, which keeps order 3.
         eta: multiplies the standard deviation of the SDE's noise, as in ancestral samplers; for
-            orders 1 and 2. At 0 and 1 it means what it means in `sample_multistep`.
+            orders 1 and 2. At 0 and 1 it means what it means in `sample_multistep`. Between, what is
+            left of the start in the result converges at order 1 alone; their distribution does not
+            suffer from it.
         algorithm, schedule, thresholding: see `sample_multistep`.
         s_noise, noise_sampler, noise_device: see `sample_multistep`.
 

@@ -190,6 +190,8 @@ BAD_SIGMAS: dict[str, tuple[Any, NoiseSchedule]] = {
     "nan at the end": ([5.0, math.nan], VarianceExploding()),
     "a single nan": ([math.nan], VarianceExploding()),
     "infinity": ([math.inf, 1.0], VarianceExploding()),
+    "too large for float32's weights": ([1e30, 1.0], VarianceExploding()),
+    "too small for float32's weights": ([1.0, 1e-30], VarianceExploding()),
     "empty": ([], VarianceExploding()),
     "2-D": (torch.ones(2, 2), VarianceExploding()),
     "0-D": (torch.tensor(1.0), VarianceExploding()),

@@ -357,3 +357,31 @@ def test_memory_is_what_the_longest_step_needs() -> None:
         3,
     ]
     assert Plan(()).memory == 0
+
+
+@pytest.mark.parametrize(
+    ("solver_type", "order", "lowering", "asked", "lowered"),
+    [
+        ("dpmsolver", 2, "auto", True, True),
+        ("dpmsolver", 2, "auto", False, False),  # as published
+        ("dpmsolver", 2, "off", True, False),
+        ("exact", 3, "auto", False, True),
+        ("exact", 3, "off", True, False),
+    ],
+)
+@pytest.mark.parametrize("schedule", [VarianceExploding(), RectifiedFlow()], ids=["ve", "flow"])
+def test_steps_far_longer_than_the_one_before_have_order_1(
+    schedule: NoiseSchedule,
+    solver_type: str,
+    order: int,
+    lowering: str,
+    asked: bool,
+    lowered: bool,
+) -> None:
+    even = [schedule.sigma(-2.0 + 0.25 * i) for i in range(12)]
+    far = schedule.sigma(-2.0 + 0.25 * 11 + 2.1)
+    grid = Grid.of((*even, far, 0.0), schedule)
+    plan = plan_multistep(grid, "dpmsolver++", order, solver_type, lowering, lower_long_steps=asked)
+    *_, before, long, last = plan.steps
+    assert (before.order, last.order) == (order, 1)
+    assert long.order == (1 if lowered else order)
