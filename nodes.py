@@ -65,8 +65,8 @@ def _cfg_pp() -> io.Boolean.Input:
         optional=True,
         advanced=True,
         tooltip="CFG++: guidance that keeps to the path of the model without the prompt, for truer "
-        "colours and fewer artefacts. Set CFG low with it, 1 to 2, and connect a negative prompt; "
-        "the model is then asked for both even at CFG 1.",
+        "colours and fewer artefacts. Set CFG low with it, 1 to 2, nearer to 1 the more steps there "
+        "are above 30, and connect a negative prompt; the model is then asked for both even at CFG 1.",
     )
 
 

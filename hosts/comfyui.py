@@ -61,10 +61,11 @@ def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.
 def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
     """A sampler function as the host calls it: what depends on the model comes from the model.
 
-    That is its schedule; where the solver can, lowering of long steps on flows; and for CFG++ the
-    unconditional predictions.
+    That is its schedule; for CFG++, the unconditional predictions; and where the solver can,
+    lowering of long steps on flows and with noise.
     """
-    lowers = "lower_long_steps" in inspect.signature(function).parameters
+    settings_of_its_own = inspect.signature(function).parameters
+    lowers, eta = "lower_long_steps" in settings_of_its_own, settings_of_its_own["eta"].default
 
     def sample(
         model: Any,
@@ -78,7 +79,8 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
         schedule = settings["schedule"] = noise_schedule(model_sampling)
         if lowers:
-            settings["lower_long_steps"] = isinstance(schedule, RectifiedFlow)
+            stochastic = settings.get("eta", eta) > 0.0
+            settings["lower_long_steps"] = stochastic or isinstance(schedule, RectifiedFlow)
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
         return function(model, x, sigmas, extra_args, callback, disable, **settings)

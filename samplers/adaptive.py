@@ -193,7 +193,7 @@ class Attempt(NamedTuple):
         They stay within bounds at any step size, which a solution of higher order may not.
         """
         step = Grid.of((self.sigma_inner, sigma_next), schedule).limit_step(0)
-        return advance(step, self.inner.x, (self.inner.denoised,))
+        return advance(step.combination, self.inner.x, (self.inner.denoised,))
 
 
 def attempt(
@@ -215,8 +215,10 @@ def attempt(
         if stage == 1:
             inner = call
         outputs.insert(0, model_output(step, state, call.denoised))
-        state = advance(step, x, outputs)
-    return Attempt(state, advance(embedded, x, outputs[1:]), inner, call, steps[1].sigma)
+        state = advance(step.combination, x, outputs)
+    return Attempt(
+        state, advance(embedded.combination, x, outputs[1:]), inner, call, steps[1].sigma
+    )
 
 
 def run_adaptive(

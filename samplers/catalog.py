@@ -198,7 +198,8 @@ _KINDS = (
         "multistep",
         {"order": 2},
         None,
-        "Guidance that keeps to the unconditional path: set CFG low, 1 to 2.",
+        "Guidance that keeps to the unconditional path: set CFG low, 1 to 2, and "
+        "nearer to 1 the more steps there are above 30.",
         "multistep, order 2, with CFG++ (arXiv 2406.08070)",
         noise_form=False,
         cfg_pp=True,

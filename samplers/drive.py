@@ -14,15 +14,12 @@ import torch
 from tqdm.auto import tqdm
 
 from .noise import Noise
-from .plan import Plan, Step
+from .plan import Combination, Plan, Step
 
 Denoiser = Callable[..., torch.Tensor]
 Callback = Callable[[dict[str, Any]], object]
 Correction = Callable[[torch.Tensor], torch.Tensor]
 Unconditional = Callable[[], torch.Tensor]
-
-SUM_TO_ONE = 1e-14
-"""How far from 1 the weights of an average may be by rounding."""
 
 
 class Caller:
@@ -103,28 +100,27 @@ def model_output(step: Step, x: torch.Tensor, denoised: torch.Tensor) -> torch.T
     return torch.mul(x, of_state).add_(denoised, alpha=of_denoised)
 
 
-def advance(step: Step, base: torch.Tensor, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+def advance(
+    combination: Combination, base: torch.Tensor, outputs: Sequence[torch.Tensor]
+) -> torch.Tensor:
     """The state after a step's deterministic part, as a fresh tensor in the precision of base.
-
-    A weight of zero leaves its tensor out, whatever stands in it.
 
     Args:
         outputs: model outputs, the newest first.
     """
-    state, dtype = step.state, base.dtype
-    terms = [term for term in zip(outputs, step.outputs, strict=False) if term[1]]
-    if len(terms) == 2:
-        (newer, weight), (older, weight_older) = terms
-        both = weight + weight_older
-        if both and abs(state + both - 1.0) < SUM_TO_ONE and newer.dtype == older.dtype == dtype:
-            # An average of averages, as for DPM-Solver++ on every schedule: two passes, not three.
-            return torch.lerp(newer, older, weight_older / both).lerp_(base, state)
+    state, terms, average = combination
+    if average is not None:
+        newer, older = outputs[average.newer], outputs[average.older]
+        if newer.dtype == older.dtype == base.dtype:
+            # As for DPM-Solver++ on every schedule: two passes over memory in place of three.
+            return torch.lerp(newer, older, average.share).lerp_(base, state)
     if state:
-        terms.insert(0, (base, state))
-    (first, weight), *rest = terms
-    total = torch.mul(first.to(dtype), weight)
-    for output, weight in rest:
-        total.add_(output, alpha=weight)
+        total = torch.mul(base, state)
+    else:
+        (age, weight), terms = terms[0], terms[1:]
+        total = torch.mul(outputs[age].to(base.dtype), weight)
+    for age, weight in terms:
+        total.add_(outputs[age], alpha=weight)
     return total
 
 
@@ -147,15 +143,15 @@ def run(
     base, base_sigma = x, plan.steps[0].sigma if plan.steps else 0.0
     memory, unconditional = plan.memory, caller.unconditional
     outputs: list[torch.Tensor] = []  # the newest first
-    sigmas = levels(x, [step.sigma for step in plan.steps])
-    for call, (step, (scalar, batch)) in enumerate(zip(plan.steps, sigmas, strict=True)):
+    work = zip(plan.steps, plan.combinations, levels(x, plan.sigmas), strict=True)
+    for call, (step, combination, (scalar, batch)) in enumerate(work):
         del outputs[memory - 1 :]  # not held during the call, in which the model needs its memory
         denoised = caller.denoise(x, batch)
         caller.report(index(call, step), x, scalar, denoised)
         path = denoised if unconditional is None else caller.read(unconditional(), x)
         outputs.insert(0, model_output(step, x, path))
         if step.outputs:
-            x = advance(step, base, outputs)
+            x = advance(combination, base, outputs)
             if unconditional is not None:
                 x.add_(denoised, alpha=step.guidance).sub_(path, alpha=step.guidance)
             if step.noise and noise is not None:

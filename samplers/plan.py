@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,7 +21,10 @@ from .schedule import NoiseSchedule
 DENOISED = (0.0, 1.0)
 
 PLANS_KEPT = 64
-"""Queued runs ask for the same few plans again and again: the planners keep this many."""
+"""Queued runs ask for the same few plans again and again: so many are kept, and their grids."""
+
+SUM_TO_ONE = 1e-14
+"""How far from 1 the weights of an average may be by rounding."""
 
 NEARLY_EQUAL = 1e-6
 """Sigmas nearer than this in lambda_ count as equal: float32 lists hold neighbours that only rounding
@@ -54,6 +58,40 @@ class Step(NamedTuple):
     noise: float = 0.0
     guidance: float = 0.0
 
+    @property
+    def combination(self) -> Combination:
+        terms = tuple((age, weight) for age, weight in enumerate(self.outputs) if weight)
+        if len(terms) == 2:
+            (newer, weight), (older, weight_older) = terms
+            both = weight + weight_older
+            if both and abs(self.state + both - 1.0) < SUM_TO_ONE:
+                average = Average(newer, older, weight_older / both)
+                return Combination(self.state, terms, average)
+        return Combination(self.state, terms)
+
+
+class Average(NamedTuple):
+    """(1 - share) * newer + share * older, of two outputs given by their age."""
+
+    newer: int
+    older: int
+    share: float
+
+
+class Combination(NamedTuple):
+    """How to compute a step's state: the weights of `Step` without its zeros.
+
+    Attributes:
+        state: weight of the base state.
+        terms: age and weight of each output that enters.
+        average: where two outputs enter and all weights sum to 1, their average; the result is
+            state * base + (1 - state) * average.
+    """
+
+    state: float
+    terms: tuple[tuple[int, float], ...]
+    average: Average | None = None
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -61,12 +99,22 @@ class Plan:
 
     steps: tuple[Step, ...]
 
-    @property
+    @cached_property
+    def combinations(self) -> tuple[Combination, ...]:
+        """What `Step.combination` says of each step."""
+        return tuple(step.combination for step in self.steps)
+
+    @cached_property
+    def sigmas(self) -> tuple[float, ...]:
+        """Where the model is called."""
+        return tuple(step.sigma for step in self.steps)
+
+    @cached_property
     def memory(self) -> int:
         """How many model outputs must be kept."""
         return max((len(step.outputs) for step in self.steps), default=0)
 
-    @property
+    @cached_property
     def noisy(self) -> bool:
         """Whether any step adds noise."""
         return any(step.noise for step in self.steps)
@@ -169,18 +217,7 @@ class Grid:
 
     @classmethod
     def of(cls, sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule) -> Grid:
-        levels: list[Level] = []
-        repeats: list[int] = []
-        last = math.nan
-        for sigma in read_sigmas(sigmas, schedule):
-            lambda_ = schedule.lambda_(sigma)
-            if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
-                repeats[-1] += 1
-            else:
-                levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
-                repeats.append(0)
-                last = lambda_
-        return cls(schedule, tuple(levels), tuple(repeats))
+        return _grid(read_sigmas(sigmas, schedule), schedule)
 
     @property
     def intervals(self) -> int:
@@ -235,6 +272,22 @@ class Grid:
                     weights.pop()
                 rows.append(steps[i]._replace(outputs=tuple(weights)))
         return Plan(tuple(rows))
+
+
+@lru_cache(PLANS_KEPT)
+def _grid(sigmas: tuple[float, ...], schedule: NoiseSchedule) -> Grid:
+    levels: list[Level] = []
+    repeats: list[int] = []
+    last = math.nan
+    for sigma in sigmas:
+        lambda_ = schedule.lambda_(sigma)
+        if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
+            repeats[-1] += 1
+        else:
+            levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
+            repeats.append(0)
+            last = lambda_
+    return Grid(schedule, tuple(levels), tuple(repeats))
 
 
 def prediction(algorithm: Algorithm, level: Level) -> tuple[float, float]:

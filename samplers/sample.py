@@ -87,8 +87,8 @@ def sample_multistep(
             order k: "on", "off", or "auto", on below 10 intervals.
         lower_long_steps: whether a step that is far longer in lambda_ than the one before it (over 2,
             and over 3 times as long), with which lists even in time may end, has order 1, unless
-            lower_order_final is "off". It is better so on flows, and hosts set it there; False keeps
-            to the published formula. The exact order 3 does so in any case.
+            lower_order_final is "off". It is better so on flows and with eta above 0, and hosts set
+            it there; False keeps to the published formula. The exact order 3 does so in any case.
         schedule: `VarianceExploding()` (default) or `RectifiedFlow()`.
         thresholding: (ratio, maximum) of dynamic thresholding, for pixel-space models.
         eta: 0 solves the ODE; above, fresh noise takes the place of some of the state's. 1 is the

@@ -22,6 +22,11 @@ Patches = Sequence[Node]
 MENU = [entry.id for entry in CATALOG]
 FIXED = [entry.id for entry in CATALOG if entry.sampler != "adaptive"]
 ADAPTIVE = [entry.id for entry in CATALOG if entry.sampler == "adaptive"]
+STOCHASTIC = [entry.id for entry in CATALOG if entry.stochastic]
+CFG_PP = [entry.id for entry in CATALOG if entry.cfg_pp]
+ODE = [name for name in MENU if name not in STOCHASTIC + CFG_PP]
+"""Those that solve the one equation: from the same noise they all come to the same image."""
+ODE_FIXED = [name for name in ODE if name in FIXED]
 SCHEDULERS = ["dpm_solver_log_snr", "karras", "normal", "simple"]
 
 MODEL = ["model", 0]
@@ -33,6 +38,12 @@ ADAPTIVE_NODE = {
     **{"pcoeff": 0.0, "icoeff": 1.0, "dcoeff": 0.0, "accept_safety": 0.81},
 }
 """The Adaptive node's defaults."""
+SDE_NODE = {
+    **{"algorithm": "dpmsolver++", "method": "multistep", "order": 2, "eta": 1.0, "s_noise": 1.0},
+    **{"solver_type": "dpmsolver", "noise_device": "cpu", "lower_order_final": "auto"},
+    "cfg_pp": False,
+}
+"""The SDE node's defaults."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,10 @@ def multistep(**settings: Any) -> Node:
 
 def adaptive(**settings: Any) -> Node:
     return node("DPMSolver_Adaptive", **{**ADAPTIVE_NODE, **settings})
+
+
+def sde(**settings: Any) -> Node:
+    return node("DPMSolver_SDE", **{**SDE_NODE, **settings})
 
 
 def spaced(steps: int = 20, **settings: Any) -> Node:
@@ -111,6 +126,7 @@ def custom(
     digit: str = "3",
     add_noise: bool = True,
     cfg: float = 2.0,
+    seed: int = 1,
     **others: Node,
 ) -> Graph:
     """SamplerCustom.  `others` are further nodes that `sigmas` refers to."""
@@ -118,7 +134,7 @@ def custom(
         "SamplerCustom",
         **{"model": MODEL, "positive": ["positive", 0], "negative": ["negative", 0]},
         **{"sampler": ["sampler", 0], "sigmas": ["sigmas", 0], "latent_image": ["latent", 0]},
-        **{"add_noise": add_noise, "noise_seed": 1, "cfg": cfg},
+        **{"add_noise": add_noise, "noise_seed": seed, "cfg": cfg},
     )
     return _with_model(sample, patches, digit) | {
         "latent": latent,
@@ -134,7 +150,8 @@ def custom_advanced(sampler: Node, sigmas: Node, **options: Any) -> Graph:
     inputs = graph["sample"]["inputs"]
     guider = {name: inputs[name] for name in ("model", "positive", "negative", "cfg")}
     rest = {name: inputs[name] for name in ("sampler", "sigmas", "latent_image")}
-    noise = node("RandomNoise", noise_seed=1) if inputs["add_noise"] else node("DisableNoise")
+    seed = inputs["noise_seed"]
+    noise = node("RandomNoise", noise_seed=seed) if inputs["add_noise"] else node("DisableNoise")
     return graph | {
         "noise": noise,
         "guider": node("CFGGuider", **guider),

@@ -24,6 +24,7 @@ from dpm_solver_nodes.tests.host.digits import (
     node,
     sample,
     scheduled,
+    sde,
     spaced,
 )
 
@@ -98,6 +99,11 @@ SINGLESTEP = node(
         (SINGLESTEP, {"order": 4}),
         (SINGLESTEP, {"solver_type": "exact"}),
         (SINGLESTEP, {"grouping": "slow"}),
+        (sde(), {"order": 4}),
+        (sde(), {"method": "adaptive"}),
+        (sde(), {"eta": -0.5}),
+        (sde(), {"s_noise": -1.0}),
+        (sde(), {"noise_device": "tpu"}),
         (adaptive(), {"order": 1}),
         (adaptive(), {"max_calls": 0}),
         (adaptive(), {"rtol": -1.0}),

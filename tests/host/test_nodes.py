@@ -26,6 +26,7 @@ from dpm_solver_nodes.tests.host.digits import (
     node,
     sample,
     scheduled,
+    sde,
     sigmas_of,
     spaced,
 )
@@ -37,6 +38,7 @@ NODES = {
     "DPMSolver_Multistep": "DPM-Solver Multistep",
     "DPMSolver_Singlestep": "DPM-Solver Singlestep",
     "DPMSolver_Adaptive": "DPM-Solver Adaptive",
+    "DPMSolver_SDE": "DPM-Solver SDE",
     "DPMSolver_Sigmas": "DPM-Solver Sigmas",
 }
 ALGORITHMS = ["dpmsolver++", "dpmsolver"]
@@ -65,6 +67,16 @@ AS_NODES = {
         ("adaptive_12", adaptive, {"order": 2}),
         ("adaptive_23", adaptive, {"order": 3}),
     )
+} | {
+    "dpm_solver++_2m_cfg_pp": multistep(cfg_pp=True),
+    "dpm_solver++_3m_cfg_pp": multistep(order=3, cfg_pp=True),
+    "sde_dpm_solver++_2m": sde(),
+    "sde_dpm_solver++_3m": sde(order=3, solver_type="taylor"),
+    "sde_dpm_solver++_2s": sde(method="singlestep"),
+    "sde_dpm_solver++_2m_cfg_pp": sde(cfg_pp=True),
+    "sde_dpm_solver++_3m_cfg_pp": sde(order=3, solver_type="taylor", cfg_pp=True),
+    "sde_dpm_solver_2m": sde(algorithm="dpmsolver"),
+    "sde_dpm_solver_2s": sde(algorithm="dpmsolver", method="singlestep"),
 }
 
 

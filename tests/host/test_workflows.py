@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from dpm_solver_nodes.demo.host import Server
 from dpm_solver_nodes.tests.host import frontend
@@ -20,14 +22,32 @@ FILES = sorted((ROOT / "workflows").glob("*.json"))
 DEMO_FILES = sorted((ROOT / "demo" / "workflows").glob("*.json"))
 NOTES = {"Note", "MarkdownNote"}  # nodes of the page alone
 PNG = b"\x89PNG"
+# Model calls, and the nodes that hold the size of the picture.
+RUNS = {
+    "dpmpp_2m_custom_sampling": (20, "EmptyLatentImage"),
+    "ksampler_menu": (20, "EmptyLatentImage"),
+    "sde": (30, "EmptyLatentImage"),
+    "inversion": (60, "ImageScale"),
+}
 
 
 def read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def test_the_first_two_are_there() -> None:
-    assert {"dpmpp_2m_custom_sampling", "ksampler_menu"} <= {path.stem for path in FILES}
+@pytest.fixture(scope="module")
+def example(host: Server) -> bytes:
+    """A picture under the name of the host's own example, for LoadImage."""
+    side = torch.linspace(0.0, 255.0, 64)
+    pixels = torch.stack((side.expand(64, 64), side.expand(64, 64).T, side.flip(0).expand(64, 64)))
+    stream = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).byte().numpy()).save(stream, "PNG")
+    assert host.upload("example.png", stream.getvalue()) == "example.png"
+    return stream.getvalue()
+
+
+def test_the_files_are_there() -> None:
+    assert RUNS.keys() == {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("files", [FILES, DEMO_FILES], ids=["pack", "demo"])
@@ -94,12 +114,13 @@ def with_count(graph: dict[str, Any], loader: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_workflow_runs(host: Server, sd15: str, path: Path) -> None:
+def test_workflow_runs(host: Server, sd15: str, example: bytes, path: Path) -> None:
     """On a small image and with the tests' checkpoint, but otherwise as it is."""
+    calls, sized = RUNS[path.stem]
     graph = converted(host, path)
     ((loader, checkpoint),) = of_type(graph, "CheckpointLoaderSimple")
     checkpoint["inputs"]["ckpt_name"] = sd15
-    ((_, size),) = of_type(graph, "EmptyLatentImage")
+    ((_, size),) = of_type(graph, sized)
     assert (size["inputs"]["width"], size["inputs"]["height"]) == (512, 512)
     size["inputs"] |= {"width": 64, "height": 64}
     ((save, _),) = of_type(graph, "SaveImage")
@@ -108,7 +129,31 @@ def test_workflow_runs(host: Server, sd15: str, path: Path) -> None:
     (image,) = outputs[save]["images"]
     assert image["type"] == "output"
     assert host.image(image).startswith(PNG)
-    assert counts(host) == {"calls": 20}
+    assert counts(host) == {"calls": calls}
+
+
+def test_inversion_comes_back_the_way_it_went(host: Server, example: bytes) -> None:
+    """What the picture is found again by; how well it is, test_inversion.py says."""
+    graph = converted(host, ROOT / "workflows" / "inversion.json")
+
+    def source(name: str, field: str) -> dict[str, Any]:
+        return dict(graph[graph[name]["inputs"][field][0]])
+
+    ((up, up_inputs), (down, down_inputs)) = (
+        (name, node["inputs"]) for name, node in of_type(graph, "SamplerCustomAdvanced")
+    )
+    assert down_inputs["latent_image"] == [up, 0]
+    assert source(up, "latent_image")["class_type"] == "VAEEncode"
+    assert source(down, "sigmas")["class_type"] == "FlipSigmas"
+    assert source(down, "sigmas")["inputs"]["sigmas"] == up_inputs["sigmas"]
+    assert source(up, "sigmas")["inputs"]["direction"] == "rising"
+    assert up_inputs["sampler"] == down_inputs["sampler"]
+    for name in (up, down):
+        assert source(name, "noise")["class_type"] == "DisableNoise"
+        guider = source(name, "guider")
+        assert guider["class_type"] == "BasicGuider"  # a CFG of 1
+        prompt = graph[guider["inputs"]["conditioning"][0]]
+        assert prompt["inputs"]["text"] == "a photo"  # the same, until it is edited
 
 
 def test_the_demos_workflow_runs(host: Server) -> None:

@@ -1,0 +1,205 @@
+"""Run by test_inversion.py, test_stochastic_nodes.py and test_cfg_pp_nodes.py inside a host's Python:
+
+    python inside_solvers.py COMFYUI PACK
+
+The host's KSAMPLER around an exact denoiser, in float64: what no network and no rounded time
+hides, and where one noise can be given to our samplers and to the host's. What was measured is
+printed as JSON, and judged there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import inside  # type: ignore[import-not-found]
+
+PACK = sys.argv[2]
+inside.boot()
+
+import comfy.model_sampling  # noqa: E402
+import comfy.samplers  # noqa: E402
+import torch  # noqa: E402
+from comfy.model_base import ModelType  # noqa: E402
+
+HOST, CATALOG = inside.load_pack(PACK, "/custom_nodes/dpm-solver-nodes")
+MULTISTEP = CATALOG.SAMPLERS["multistep"]
+KINDS = {
+    "eps": inside.sampling(ModelType.EPS),
+    "flow": inside.sampling(ModelType.FLOW, shift=3.0),
+}
+SHAPE = (2, 1, 64, 64)
+STD = 0.2
+PROMPTED = ((0.7, -0.8), (0.3, 1.0))
+"""What a prompt asks for: each pixel by itself is near one of these means, (weight, mean)."""
+UNPROMPTED = ((0.3, -1.0), (0.4, 0.0), (0.3, 1.2))
+
+
+def denoise(
+    x: torch.Tensor, sigma: float, alpha: float, mixture: tuple[tuple[float, float], ...]
+) -> torch.Tensor:
+    """The posterior mean of a pixel x0 in x = alpha x0 + sigma noise."""
+    variance = (alpha * STD) ** 2 + sigma**2
+    weights = torch.tensor([weight for weight, _ in mixture], dtype=torch.float64)
+    means = torch.tensor([mean for _, mean in mixture], dtype=torch.float64)
+    off = x.unsqueeze(-1) - alpha * means
+    shares = torch.softmax(weights.log() - off.square() / (2.0 * variance), -1)
+    return (shares * (means + alpha * STD**2 / variance * off)).sum(-1)
+
+
+class Guider:
+    """What the host's KSAMPLER needs of a guider."""
+
+    def __init__(self, model_sampling: Any, cfg: float = 1.0) -> None:
+        self.inner_model = SimpleNamespace(model_sampling=model_sampling)
+        self.model_patcher = SimpleNamespace(
+            get_model_object=lambda name: getattr(self.inner_model, name),
+            model=self.inner_model,
+        )
+        self.flow = isinstance(model_sampling, comfy.model_sampling.CONST)
+        self.scale = getattr(model_sampling, "noise_scale", 1.0)
+        self.cfg = cfg
+
+    def __call__(
+        self, x: torch.Tensor, sigma: torch.Tensor, model_options: Any, seed: int | None = None
+    ) -> torch.Tensor:
+        level = sigma[0].item()
+        alpha = 1.0 - level if self.flow else 1.0
+        asked, free = (
+            denoise(x, level * self.scale, alpha, mixture) for mixture in (PROMPTED, UNPROMPTED)
+        )
+        there: Any = [[]]  # a prompt, of which the host only asks whether there is one
+        return comfy.samplers.cfg_function(
+            *(None, asked, free, self.cfg, x, sigma), model_options, cond=there, uncond=there
+        )
+
+
+def run(
+    kind: Any, sampler: Any, sigmas: torch.Tensor, latent: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    """As the host's guider runs a sampler, without noise unless some is given."""
+    noise = options.pop("noise", torch.zeros_like(latent))
+    seed = options.pop("seed", 1)
+    guider = Guider(kind, **options)
+    extra = {"seed": seed, "model_options": {}}
+    return sampler.sample(guider, sigmas.double(), extra, None, noise.clone(), latent, None, True)
+
+
+def drawn(mixture: tuple[tuple[float, float], ...], seed: int = 7) -> torch.Tensor:
+    """Images whose pixels are drawn from the mixture."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.tensor([weight for weight, _ in mixture], dtype=torch.float64)
+    means = torch.tensor([mean for _, mean in mixture], dtype=torch.float64)
+    count = torch.Size(SHAPE).numel()
+    which = torch.multinomial(weights, count, replacement=True, generator=generator)
+    noise = torch.randn(count, generator=generator, dtype=torch.float64)
+    return (means[which] + STD * noise).reshape(SHAPE)
+
+
+def rms(difference: torch.Tensor) -> float:
+    return difference.square().mean().sqrt().item()
+
+
+# --- image to noise and back ---------------------------------------------------------------------
+
+CALLS = (20, 41, 161)  # "fast" groups of 3 keep their order where calls % 3 = 2
+DETERMINISTIC = {
+    entry.id: (CATALOG.SAMPLERS[entry.sampler], dict(entry.settings), entry.order)
+    for entry in CATALOG.CATALOG
+    if entry.sampler != "adaptive" and not entry.stochastic and not entry.cfg_pp
+}
+for _algorithm in ("dpmsolver++", "dpmsolver"):
+    _settings: dict[str, Any] = {"algorithm": _algorithm, "order": 1}
+    DETERMINISTIC[f"{_algorithm}, order 1"] = (MULTISTEP, _settings, 1)
+
+
+def round_trips() -> dict[str, Any]:
+    """Kind, solver -> its order, and the loss of a way up and down again at each number of calls."""
+    image = drawn(PROMPTED)[:1]
+    found: dict[str, Any] = {}
+    for kind, model_sampling in KINDS.items():
+        found[kind] = {}
+        for name, (function, settings, order) in DETERMINISTIC.items():
+            lost = []
+            for calls in CALLS:
+                up = HOST.sigmas(model_sampling, "logSNR", calls, rising=True)
+                sampler = HOST.sampler(function, settings)
+                noise = run(model_sampling, sampler, up, image)
+                lost.append(rms(run(model_sampling, sampler, up.flip(0), noise) - image))
+            found[kind][name] = {"order": order, "lost": lost}
+    return found
+
+
+# --- the host's samplers with the same noise -----------------------------------------------------
+
+
+def shared(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+    """Noise that depends on the step alone."""
+    generator = torch.Generator().manual_seed(round(1e6 * float(sigma)))
+    return torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+
+
+TWINS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "dpmpp_2m_sde": (MULTISTEP, {"order": 2}),
+    "dpmpp_2m_sde_heun": (MULTISTEP, {"order": 2, "solver_type": "taylor"}),
+    "dpmpp_3m_sde": (MULTISTEP, {"order": 3, "solver_type": "taylor"}),
+    "euler_ancestral_cfg_pp": (MULTISTEP, {"order": 1, "cfg_pp": True}),
+}
+
+
+def twins() -> dict[str, float]:
+    """How far ours is from the host's; "/ 1.5": with a flow's noise scale of 1.5."""
+    found = {}
+    start = 2.0 * drawn(UNPROMPTED, seed=3)
+    for kind, scale in (("eps", 1.0), ("flow", 1.0), ("flow", 1.5)):
+        model_sampling = KINDS[kind]
+        if scale != 1.0:
+            if not hasattr(model_sampling, "set_noise_scale"):
+                continue
+            model_sampling = inside.sampling(ModelType.FLOW, shift=3.0, noise_scale=scale)
+        # Below a flow's 1, where the host's samplers start a little later.
+        sigmas = HOST.sigmas(model_sampling, "logSNR", 13).double()[kind == "flow" :]
+        for name, (function, settings) in TWINS.items():
+            for s_noise in (1.0, 0.9):
+                options = {"eta": 1.0, "s_noise": s_noise, "noise_sampler": shared}
+                ours = HOST.sampler(
+                    function,
+                    {"algorithm": "dpmsolver++", "lower_order_final": "off", **settings, **options},
+                )
+                theirs = comfy.samplers.ksampler(name, options)
+                results = (
+                    run(model_sampling, sampler, sigmas, start, cfg=1.5)
+                    for sampler in (ours, theirs)
+                )
+                one, other = results
+                found[f"{kind} / {scale} / {name} / {s_noise}"] = rms(one - other) / rms(other)
+    return found
+
+
+# --- what the noise comes to ---------------------------------------------------------------------
+
+
+def statistics() -> dict[str, Any]:
+    """Mean, standard deviation and share of light pixels that the stochastic entries draw."""
+
+    def of(images: torch.Tensor) -> list[float]:
+        return [images.mean().item(), images.std().item(), (images > 0.1).double().mean().item()]
+
+    generator = torch.Generator().manual_seed(11)
+    noise = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
+    found: dict[str, Any] = {"exact": of(drawn(PROMPTED))}
+    for kind, model_sampling in KINDS.items():
+        sigmas = HOST.sigmas(model_sampling, "logSNR", 60)
+        for entry in CATALOG.CATALOG:
+            if entry.stochastic and not entry.cfg_pp:
+                sampler = comfy.samplers.sampler_object(entry.id)
+                images = run(model_sampling, sampler, sigmas, torch.zeros_like(noise), noise=noise)
+                found[f"{kind} / {entry.id}"] = of(images)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({"round trips": round_trips(), "twins": twins(), "statistics": statistics()}))
