@@ -204,8 +204,8 @@ class DPMSolver_Multistep(io.ComfyNode):
                     "and the same as taylor below.",
                 ),
                 _lower_order_final(),
-                _cfg_pp(),
                 *_thresholding(),
+                _cfg_pp(),  # last: workflow files hold the values of inputs by their place
             ],
             outputs=[io.Sampler.Output()],
         )
@@ -446,8 +446,8 @@ class DPMSolver_SDE(io.ComfyNode):
                     "faster for large latents, but the image depends on the kind of GPU.",
                 ),
                 _lower_order_final(),
-                _cfg_pp(),
                 *_thresholding(),
+                _cfg_pp(),
             ],
             outputs=[io.Sampler.Output()],
         )

@@ -331,3 +331,31 @@ def test_inversion_and_back(host: Server, make: Any, around: Any) -> None:
         lost[order] = distance(back.latent, start)
     assert lost[2] < 0.5 * lost[1]
     assert lost[2] < 0.1
+
+
+RELEASED = {
+    "DPMSolver_2M": ["lower_order_final"],
+    "DPMSolver_3M": ["lower_order_final"],
+    "DPMSolver_Multistep": [
+        *("algorithm", "order", "solver_type"),
+        *("lower_order_final", "thresholding", "threshold_ratio", "threshold_max"),
+    ],
+    "DPMSolver_Singlestep": [
+        *("algorithm", "order", "solver_type", "grouping"),
+        *("thresholding", "threshold_ratio", "threshold_max"),
+    ],
+    "DPMSolver_Adaptive": [
+        *("algorithm", "order", "solver_type", "rtol", "atol", "max_calls"),
+        *("controller", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety"),
+        *("thresholding", "threshold_ratio", "threshold_max"),
+    ],
+    "DPMSolver_Sigmas": ["model", "steps", "denoise", "spacing", "final_zero", "direction"],
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_inputs_keep_their_places(host: Server, name: str) -> None:
+    """Workflow files hold their values by place alone: new inputs come after the released ones."""
+    order = host.object_info(name)[name]["input_order"]
+    inputs = [*order.get("required", ()), *order.get("optional", ())]
+    assert inputs[: len(RELEASED[name])] == RELEASED[name]
