@@ -1,4 +1,4 @@
-"""DPM-Solver: the whole family of fast ODE solvers for diffusion models, for ComfyUI and scripts.
+"""DPM-Solver: the whole family of fast solvers for diffusion models, for ComfyUI and scripts.
 
 ComfyUI loads this folder by path and calls `comfy_entrypoint`; scripts import
 `dpm_solver_nodes.samplers`. Neither needs the other, and importing this module needs neither.

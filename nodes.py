@@ -17,6 +17,7 @@ from .samplers.sample import (
     NOISE_DEVICES,
     SOLVER_TYPES,
 )
+from .samplers.spacing import SPACINGS
 
 CATEGORY = "sampling/DPM-Solver"
 CONTROLLERS = ("authors", "pid")
@@ -400,7 +401,7 @@ class DPMSolver_SDE(io.ComfyNode):
                 _order(
                     1,
                     2,
-                    "How many model outputs a step combines. 1: Euler ancestral. 2: the default. "
+                    "How many model outputs a step combines. 1: as Euler ancestral. 2: the default. "
                     "3: multistep only; a little closer from 30 steps up.",
                 ),
                 io.Float.Input(
@@ -494,7 +495,7 @@ class DPMSolver_Sigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "spacing",
-                    options=list(comfyui.SPACINGS),
+                    options=list(SPACINGS),
                     default="logSNR",
                     tooltip="logSNR: even in log-SNR; the one to use from 15 steps up. "
                     "time_quadratic: closer steps at low noise than time_uniform; often the best of "

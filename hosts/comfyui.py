@@ -15,10 +15,9 @@ import torch
 
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from ..samplers.catalog import CATALOG
-from ..samplers.checks import one_of
-from ..samplers.spacing import TIME_POWERS, in_time, log_snr
+from ..samplers.checks import at_least, one_of
+from ..samplers.spacing import SPACINGS, TIME_POWERS, flow_first, in_time, log_snr
 
-SPACINGS = ("logSNR", *TIME_POWERS)
 MOST_STEPS = 1_000_000
 SCHEDULER_NAMES = {
     "dpm_solver_log_snr": "logSNR",
@@ -41,7 +40,7 @@ def noise_schedule(model_sampling: Any) -> NoiseSchedule:
         )
     sigma_min = float(model_sampling.sigma_min)
     if isinstance(model_sampling, comfy.model_sampling.CONST):
-        scale = getattr(model_sampling, "noise_scale", 1.0)  # newer hosts have it
+        scale = float(getattr(model_sampling, "noise_scale", 1.0))  # newer hosts have it
         return RectifiedFlow(sigma_min if 0.0 < sigma_min < 1.0 else None, scale)
     return VarianceExploding(sigma_min if sigma_min > 0.0 else None)
 
@@ -79,7 +78,7 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
         schedule = settings["schedule"] = noise_schedule(model_sampling)
         if lowers:
-            stochastic = settings.get("eta", eta) > 0.0
+            stochastic = settings.get("eta", eta) != 0.0
             settings["lower_long_steps"] = stochastic or isinstance(schedule, RectifiedFlow)
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
@@ -103,12 +102,14 @@ def _unconditional(
         return args["denoised"]
 
     def look() -> torch.Tensor:
-        if last is None:
+        nonlocal last
+        found, last = last, None
+        if found is None:
             raise ValueError(
                 "A CFG++ sampler needs the prediction for a negative prompt, and this guider makes "
                 "none: use CFGGuider or KSampler, or a sampler without cfg_pp."
             )
-        return last
+        return found
 
     model_options = comfy.model_patcher.set_model_options_post_cfg_function(
         dict(extra_args.get("model_options", {})), keep, disable_cfg1_optimization=True
@@ -164,7 +165,9 @@ def sigmas(
         ValueError: a setting is out of its range, as linked inputs may be, or the list too long.
     """
     one_of("spacing", spacing, SPACINGS)
-    if not 0.0 <= denoise <= 1.0:
+    at_least("steps", steps, 1)
+    at_least("denoise", denoise, 0.0)
+    if denoise > 1.0:
         raise ValueError(f"denoise must be a number from 0 to 1, not {denoise!r}.")
     if denoise == 0.0:
         return torch.FloatTensor([])
@@ -190,9 +193,7 @@ def _above_zero(model_sampling: Any, spacing: str, intervals: int) -> list[float
         sigma_max = 1.0
     sigma_of_time, t_start, t_end = _times(model_sampling)
     if spacing == "logSNR":
-        # Only a flow needs it: its list starts at 1, where the log-SNR is infinite. With m sigmas
-        # above zero the exact first step leads to the time 1 - 1 / m (see benchmarks/defaults.py).
-        first = sigma_of_time(t_start * (1.0 - 1.0 / max(intervals + 1, 2)))
+        first = flow_first(sigma_of_time, t_start, intervals)
         return log_snr(schedule, sigma_max, sigma_min, intervals, first)
     between = in_time(sigma_of_time, t_start, t_end, intervals, TIME_POWERS[spacing])[1:-1]
     return [sigma_max, *between, sigma_min][: intervals + 1]

@@ -74,6 +74,8 @@ class _Kind:
     cfg_pp: bool = False
 
     def entry(self, algorithm: str, name: str, label: str, paper: str, remark: str) -> Entry:
+        if algorithm == "dpmsolver" and "eta" in self.settings:
+            remark += " Take 50 steps or more: with fewer, too much of the noise is left."
         return Entry(
             id=f"{self.prefix}{name}_{self.suffix}",
             label=f"{self.prefix.upper().replace('_', '-')}{label} {self.label}",
@@ -81,13 +83,12 @@ class _Kind:
             settings={"algorithm": algorithm, **self.settings},
             order=self.order,
             calls=self.calls,
-            help=self.help + remark + (_MANY_STEPS if remark and "eta" in self.settings else ""),
+            help=self.help + remark,
             source=f"{paper}, {self.place}",
             cfg_pp=self.cfg_pp,
         )
 
 
-_MANY_STEPS = " Take 50 steps or more: with fewer, too much of the noise is left."
 _TAYLOR_3M = {"order": 3, "solver_type": "taylor"}  # k-diffusion's 3M SDE has these weights
 _KINDS = (
     _Kind(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from numbers import Real
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -13,12 +13,11 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
 
 def at_least(name: str, value: float, least: float) -> None:
     """Raise ValueError where the value is no number, or below `least`."""
-    if not (isinstance(value, (int, float)) and value >= least):
+    if not (isinstance(value, Real) and value >= least):
         raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}.")
 
 
-def finite(name: str, value: float) -> None:
-    """Raise ValueError where the value is no number, negative or infinite."""
-    at_least(name, value, 0.0)
-    if math.isinf(value):
-        raise ValueError(f"{name} must be a finite number, not {value!r}.")
+def between(name: str, value: float, least: float, most: float) -> None:
+    """Raise ValueError where the value is no number, or beyond its bounds."""
+    if not (isinstance(value, Real) and least <= value <= most):
+        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}.")

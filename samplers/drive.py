@@ -148,14 +148,15 @@ def run(
         del outputs[memory - 1 :]  # not held during the call, in which the model needs its memory
         denoised = caller.denoise(x, batch)
         caller.report(index(call, step), x, scalar, denoised)
-        path = denoised if unconditional is None else caller.read(unconditional(), x)
+        path = caller.read(unconditional(), x) if unconditional and step.guidance else denoised
         outputs.insert(0, model_output(step, x, path))
         if step.outputs:
             x = advance(combination, base, outputs)
-            if unconditional is not None:
+            if path is not denoised:
                 x.add_(denoised, alpha=step.guidance).sub_(path, alpha=step.guidance)
             if step.noise and noise is not None:
                 x.add_(noise(base_sigma, step.sigma_next), alpha=step.noise * s_noise)
             if not step.inner:
                 base, base_sigma = x, step.sigma_next
+        del denoised, path
     return x

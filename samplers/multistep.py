@@ -70,13 +70,13 @@ def plan_multistep(
             steps.append(grid.limit_step(i, kept=0.0 if eta else 1.0))
             continue
         highest = min(order, intervals - i) if lowered else order
+        if lower_long_steps and i > start and _leads_out(grid, i):
+            highest = 1
         if i == start + 1 and solver_type == "exact" and order == 3 and highest >= 2:
             steps[start:] = group(grid, algorithm, solver_type, start, i + 1, lambda _: eta)
             continue
         # Outputs from where lambda_ is infinite are worth nothing: the polynomial can't reach there.
         step_order = min(highest, i - start + 1)
-        if lower_long_steps and step_order > 1 and _leads_out(grid, i):
-            step_order = 1
         steps.append(_step(grid, algorithm, RULES[solver_type][step_order - 1], i, eta))
     return grid.plan(steps)
 

@@ -19,7 +19,7 @@ import torch
 from .checks import one_of
 from .drive import at_least_float32
 from .schedule import NoiseSchedule
-from .spacing import TIME_POWERS, in_time, log_snr
+from .spacing import SPACINGS, TIME_POWERS, flow_first, in_time, log_snr
 from .training import TrainingSchedule
 
 Weights = tuple[torch.Tensor, torch.Tensor]
@@ -37,8 +37,6 @@ PREDICTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Weights]] = {
     "flow": lambda alpha, std: (1.0 / (alpha + std), -std / (alpha + std)),
 }
 """What a network predicts from z = alpha x0 + std noise -> (a, b) such that x0 = a z + b output."""
-
-SPACINGS = ("logSNR", *TIME_POWERS)
 
 Condition = Any
 """A tensor [batch or 1, ...], or dicts, lists and tuples of them."""
@@ -152,8 +150,7 @@ class NetworkDenoiser:
         t_start, t_end = self.training.t_start, self.training.t_end
         intervals = steps - final_zero
         if spacing == "logSNR":
-            # Only a flow needs it: its list starts at 1, where the log-SNR is infinite.
-            first = sigma_at(t_start * (1.0 - 1.0 / max(intervals + 1, 2)))
+            first = flow_first(sigma_at, t_start, intervals)  # of which only a flow takes notice
             ends = sigma_at(t_start), sigma_at(t_end)
             above_zero = log_snr(self.schedule, *ends, intervals, first)
         else:

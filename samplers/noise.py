@@ -107,11 +107,12 @@ def entropies(seed: Seed, batch: int) -> list[int]:
         seed = int(torch.randint(2**63 - 1, ()))
     if hasattr(seed, "tolist"):  # a tensor's or an array's numbers
         seed = seed.tolist()
-    seeds: list[Any] = list(seed) if isinstance(seed, (list, tuple)) else [seed]
+    per_image = isinstance(seed, Sequence)
+    seeds: list[Any] = [*seed] if isinstance(seed, Sequence) else [seed]
     if not all(isinstance(one, int) for one in seeds):
         raise ValueError(f"seed must be a whole number, or one for each image, not {seed!r}.")
     words = [one % 2**64 for one in seeds]  # as torch's generators take them; negative ones wrap
-    if not isinstance(seed, (list, tuple)):
+    if not per_image:
         return [words[0] | k << 64 for k in range(batch)]
     if len(words) != batch:
         raise ValueError(f"seed holds {len(words)} numbers for a batch of {batch} images.")

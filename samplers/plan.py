@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,8 +20,8 @@ from .schedule import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
 
-PLANS_KEPT = 64
-"""Queued runs ask for the same few plans again and again: so many are kept, and their grids."""
+PLANS_KEPT = 16
+"""Queued runs ask for the same few plans again and again: the planners keep so many."""
 
 SUM_TO_ONE = 1e-14
 """How far from 1 the weights of an average may be by rounding."""
@@ -123,11 +123,12 @@ class Plan:
         """The same plan in its CFG++ form (arXiv 2406.08070, equations 14 and 15).
 
         The solver then runs on the unconditional predictions, so that what is noised again stays on
-        the unconditional path, and each state made is moved by its alpha times the guidance.
+        the unconditional path, and each state made is moved by its alpha times the guidance. A step to
+        0 has nothing to noise again: the guided prediction is its result.
         """
         return Plan(
             tuple(
-                step._replace(guidance=schedule.alpha(step.sigma_next)) if step.outputs else step
+                step._replace(guidance=schedule.alpha(step.sigma_next)) if step.sigma_next else step
                 for step in self.steps
             )
         )
@@ -211,13 +212,24 @@ class Grid:
         repeats: for each of them, how many more times it stood in the list.
     """
 
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule = field(compare=False)  # plans depend on the levels alone
     levels: tuple[Level, ...]
     repeats: tuple[int, ...]
 
     @classmethod
     def of(cls, sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule) -> Grid:
-        return _grid(read_sigmas(sigmas, schedule), schedule)
+        levels: list[Level] = []
+        repeats: list[int] = []
+        last = math.nan
+        for sigma in read_sigmas(sigmas, schedule):
+            lambda_ = schedule.lambda_(sigma)
+            if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
+                repeats[-1] += 1
+            else:
+                levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
+                repeats.append(0)
+                last = lambda_
+        return cls(schedule, tuple(levels), tuple(repeats))
 
     @property
     def intervals(self) -> int:
@@ -272,22 +284,6 @@ class Grid:
                     weights.pop()
                 rows.append(steps[i]._replace(outputs=tuple(weights)))
         return Plan(tuple(rows))
-
-
-@lru_cache(PLANS_KEPT)
-def _grid(sigmas: tuple[float, ...], schedule: NoiseSchedule) -> Grid:
-    levels: list[Level] = []
-    repeats: list[int] = []
-    last = math.nan
-    for sigma in sigmas:
-        lambda_ = schedule.lambda_(sigma)
-        if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
-            repeats[-1] += 1
-        else:
-            levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
-            repeats.append(0)
-            last = lambda_
-    return Grid(schedule, tuple(levels), tuple(repeats))
 
 
 def prediction(algorithm: Algorithm, level: Level) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 
 from .adaptive import AdaptiveInfo, Solver, run_adaptive
-from .checks import at_least, finite, one_of
+from .checks import at_least, between, one_of
 from .control import AuthorsController, Controller, PIDController
 from .drive import (
     Callback,
@@ -46,6 +46,7 @@ SOLVER_TYPE_ALIASES = {"midpoint": "dpmsolver", "heun": "taylor"}
 LOWER_ORDER_FINAL = ("auto", "on", "off")
 GROUPINGS = ("fast", "fixed")
 NOISE_DEVICES = ("cpu", "gpu")
+MOST_NOISE = 1e6  # of eta and s_noise: beyond it float32 may not hold the weights
 
 Sigmas = torch.Tensor | Sequence[float]
 
@@ -125,7 +126,9 @@ def sample_multistep(
     noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
     correct = _correction(thresholding)
     total = len(plan.steps)
-    with Caller(model, total, extra_args, callback, correct, unconditional, disable) as caller:
+    with Caller(
+        model, total, extra_args, callback, correct, unconditional=unconditional, disable=disable
+    ) as caller:
         return run(plan, caller, x, noise, s_noise * grid.schedule.noise_scale)
 
 
@@ -187,7 +190,8 @@ def sample_singlestep(
     x = _state(x)
     noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
     correct = _correction(thresholding)
-    with Caller(model, len(plan.steps), extra_args, callback, correct, None, disable) as caller:
+    total = len(plan.steps)
+    with Caller(model, total, extra_args, callback, correct, disable=disable) as caller:
         return run(plan, caller, x, noise, s_noise * grid.schedule.noise_scale)
 
 
@@ -215,6 +219,7 @@ def sample_adaptive(
     return_info: bool = False,
     eta: float = 0.0,
     s_noise: float = 1.0,
+    noise_device: str = "cpu",
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
 ) -> torch.Tensor | tuple[torch.Tensor, AdaptiveInfo]:
@@ -234,15 +239,15 @@ def sample_adaptive(
             are left, with a RuntimeWarning.
         callback: its i follows the way done in lambda_, from 0 to len(sigmas) - 2.
         return_info: return (x, info), info with nfe, accepted, rejected and sigmas.
-        eta, s_noise, noise_sampler: as in the other samplers' signatures; eta must be 0, and then the
-            other two have no effect.
+        eta, s_noise, noise_sampler, noise_device: as the other samplers have them; eta must be 0, and
+            then the rest has no effect.
         algorithm, solver_type, schedule, thresholding: see `sample_singlestep`.
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or eta is above 0.
         RuntimeError: the model returned NaN or infinity.
     """
-    finite("eta", eta)
+    _stochastic(eta, s_noise, noise_device)
     if eta > 0.0:
         raise ValueError(
             f"eta = {eta:g}: the adaptive solver has no stochastic form; set eta to 0, or take "
@@ -271,7 +276,7 @@ def sample_adaptive(
     given: dict[str, Any] = {name: value for name, value in pid.items() if value is not None}
     controller: Controller = PIDController(h_init, **given) if given else AuthorsController(h_init)
     total = len(values) - 1
-    with Caller(model, total, extra_args, callback, correct, None, disable) as caller:
+    with Caller(model, total, extra_args, callback, correct, disable=disable) as caller:
         x, info = run_adaptive(caller, x, values, solver, controller, rtol, atol, max_calls)
     return (x, info) if return_info else x
 
@@ -355,6 +360,6 @@ def _order(order: int, allowed: tuple[int, ...]) -> int:
 
 
 def _stochastic(eta: float, s_noise: float, noise_device: str) -> None:
-    finite("eta", eta)
-    finite("s_noise", s_noise)
+    between("eta", eta, 0.0, MOST_NOISE)
+    between("s_noise", s_noise, 0.0, MOST_NOISE)
     one_of("noise_device", noise_device, NOISE_DEVICES)

@@ -13,6 +13,9 @@ from .schedule import NoiseSchedule
 TIME_POWERS = {"time_uniform": 1, "time_quadratic": 2}
 """Spacing in time -> the k for which the k-th root of time is evenly spaced."""
 
+SPACINGS = ("logSNR", *TIME_POWERS)
+"""The names of all, as the authors' code has them."""
+
 
 def log_snr(
     schedule: NoiseSchedule,
@@ -41,6 +44,15 @@ def log_snr(
     start, end = schedule.lambda_(sigma_start), schedule.lambda_(sigma_end)
     inner = [schedule.sigma(start + (end - start) * i / intervals) for i in range(1, intervals)]
     return [sigma_start, *inner, sigma_end]
+
+
+def flow_first(sigma_of_time: Callable[[float], float], t_start: float, intervals: int) -> float:
+    """Where even spacing in lambda_ starts on a flow, whose list starts at 1.
+
+    With m sigmas above zero the exact first step leads to the time 1 - 1 / m, chosen by measurement
+    (benchmarks/defaults.py).
+    """
+    return sigma_of_time(t_start * (1.0 - 1.0 / max(intervals + 1, 2)))
 
 
 def in_time(

@@ -180,10 +180,12 @@ def test_the_step_to_zero_gives_the_guided_output(
 def test_the_unconditional_output_is_looked_at_once_after_each_call(
     order: int, schedule: NoiseSchedule
 ) -> None:
+    """But after the last one to zero, which noises nothing again."""
     for zero in ((), (0.0,)):
         model = Guided(schedule)
         run(model, schedule, *zero, order=order)
-        assert model.looks == model.model.sigmas == list((*SIGMAS[schedule], *zero)[:-1])
+        assert model.model.sigmas == list((*SIGMAS[schedule], *zero)[:-1])
+        assert model.looks == list(SIGMAS[schedule][:-1])
 
 
 def test_a_repeated_sigma_does_not_guide_twice() -> None:

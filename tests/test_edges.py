@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -520,3 +521,45 @@ def test_parity_with_k_diffusion_where_no_order_is_lowered(
         expected = theirs(Mixture(), state(), sigmas, disable=True)
         result = sample_multistep(Mixture(), state(), sigmas, disable=True, **settings)
         assert difference(result, expected) < 1e-12
+
+
+def test_schedules_of_ones_own_are_told_apart() -> None:
+    class Scaled(VarianceExploding):
+        """lambda_ by a factor; equal to any other by what the base class compares."""
+
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            object.__setattr__(self, "factor", [factor])
+
+        def lambda_(self, sigma: float) -> float:
+            return self.factor[0] * super().lambda_(sigma)  # type: ignore[attr-defined]
+
+        def sigma(self, lambda_: float) -> float:
+            return super().sigma(lambda_ / self.factor[0])  # type: ignore[attr-defined]
+
+    one, three = (
+        sample_multistep(Mixture(), state(), VE_SIGMAS, schedule=Scaled(k)) for k in (1.0, 3.0)
+    )
+    assert not torch.equal(one, three)
+
+
+@pytest.mark.parametrize(
+    ("settings", "held"),
+    [({"order": 1}, 0), ({"order": 2}, 1), ({"order": 2, "algorithm": "dpmsolver"}, 0)],
+    ids=["order 1", "order 2", "noise form"],
+)
+def test_no_more_outputs_are_held_during_a_call_than_are_needed(
+    settings: dict[str, Any], held: int
+) -> None:
+    """In the noise form it is the noise that is held, and no denoised output."""
+    given: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        alive.append(sum(output() is not None for output in given))
+        denoised = 0.5 * x
+        given.append(weakref.ref(denoised))
+        return denoised
+
+    sample_multistep(model, state(), VE_SIGMAS, **settings)
+    assert max(alive) == held

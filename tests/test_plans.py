@@ -383,5 +383,10 @@ def test_steps_far_longer_than_the_one_before_have_order_1(
     grid = Grid.of((*even, far, 0.0), schedule)
     plan = plan_multistep(grid, "dpmsolver++", order, solver_type, lowering, lower_long_steps=asked)
     *_, before, long, last = plan.steps
+    early = Grid.of((even[0], even[1], far), schedule)
+    second = plan_multistep(
+        early, "dpmsolver++", order, solver_type, "on" if lowered else "off", lower_long_steps=asked
+    ).steps[1]
+    assert lowered == (second.order == 1)
     assert (before.order, last.order) == (order, 1)
     assert long.order == (1 if lowered else order)
