@@ -283,7 +283,6 @@ class Row:
     at_calls: float = 0.0
     kernels: float | None = None
     waits: bool | None = None
-    missing: str = ""
 
     @property
     def ours(self) -> bool:
@@ -334,11 +333,7 @@ class Bench:
         runs = dict(contest.runs)
         rows = {name: Row(contest.name, name) for name in runs}
         for name, row in rows.items():
-            try:
-                self.look_at(contest, runs[name], row)
-            except NotImplementedError as error:
-                row.missing = str(error)
-                del runs[name]
+            self.look_at(contest, runs[name], row)
         times = self.times(runs)
         for name, taken in times.items():
             if name not in runs:
@@ -528,7 +523,7 @@ def targets(tables: dict[str, list[Row]], shapes: dict[str, tuple[int, ...]]) ->
     found = []
     for latent, rows in tables.items():
         on = f"on {latent}"
-        ours = {row.contest: row for row in rows if row.ours and not row.missing}
+        ours = {row.contest: row for row in rows if row.ours}
         theirs = [row for row in rows if not row.ours and row.contest in ours]
         comfy = [row for row in theirs if row.contest == "2M" and row.name.startswith("ComfyUI")]
         small = torch.Size(shapes[latent]).numel() <= torch.Size(SMALL).numel()
@@ -596,9 +591,6 @@ def table(title: str, bench: Bench, rows: Sequence[Row]) -> str:
         if row.contest != contest:
             contest = row.contest
             lines.append(f"{contest}, {max(r.rounds for r in rows if r.contest == contest)} rounds")
-        if row.missing:
-            lines.append(f"  {row.name:26s}skipped: {row.missing}")
-            continue
         ratio = "" if row.ratios is None else "{1:.3f} ({0:.3f}-{2:.3f})".format(*row.ratios)
         lines.append(
             f"  {row.name:26s}{row.calls:6d}{row.time * 1e6:9.1f} us{row.planning * 1e6:8.0f} us"

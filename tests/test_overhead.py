@@ -42,10 +42,6 @@ def test_every_row_and_target_comes_out(tmp_path: Path) -> None:
     for row in rows:
         assert row["name"] in done.stdout
         assert row["contest"] in done.stdout
-        if row["missing"]:
-            assert row["name"] == "ours"
-            assert f"skipped: {row['missing']}" in done.stdout
-            continue
         assert row["time"] > 0.0, row
         assert row["planning"] > 0.0, row
         assert row["peak"] >= row["at_calls"] > 0.0, row
