@@ -37,7 +37,7 @@ def component_std() -> float:
 
 def start() -> torch.Tensor:
     """The common state at SIGMA_MAX, float64 [3, 4, 4, 4]."""
-    return tensors()["x_init"]
+    return tensors()["x_init"].clone()
 
 
 class Mixture:

@@ -40,7 +40,7 @@ repeatable = settings(
 class Pixels:
     """The exact denoiser where each number of an image is +1 or -1, give or take SPREAD.
 
-    It returns `dtype`, and counts its calls.
+    It returns `dtype`, the nearest number that is finite there, and counts its calls.
     """
 
     SPREAD = 0.3
@@ -56,7 +56,8 @@ class Pixels:
         variance = alpha**2 * self.SPREAD**2 + level**2
         sign = torch.tanh(x * (alpha / variance))
         denoised = sign + (alpha * self.SPREAD**2 / variance) * (x - alpha * sign)
-        return denoised.to(self.dtype or x.dtype)
+        dtype = self.dtype or x.dtype
+        return denoised.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype)
 
 
 # what to run
