@@ -141,15 +141,19 @@ def run(
         index: the callback's i for the number of a call and its step.
     """
     base, base_sigma = x, plan.steps[0].sigma if plan.steps else 0.0
+    before = x  # the base that the present one was made from, where a correction needs it
+    correcting = any(plan.corrections)
     memory, unconditional = plan.memory, caller.unconditional
     outputs: list[torch.Tensor] = []  # the newest first
-    work = zip(plan.steps, plan.combinations, levels(x, plan.sigmas), strict=True)
-    for call, (step, combination, (scalar, batch)) in enumerate(work):
+    work = zip(plan.steps, plan.combinations, plan.corrections, levels(x, plan.sigmas), strict=True)
+    for call, (step, combination, correction, (scalar, batch)) in enumerate(work):
         del outputs[memory - 1 :]  # not held during the call, in which the model needs its memory
         denoised = caller.denoise(x, batch)
         caller.report(index(call, step), x, scalar, denoised)
         path = caller.read(unconditional(), x) if unconditional and step.guidance else denoised
         outputs.insert(0, model_output(step, x, path))
+        if correction:
+            base = advance(correction, before, outputs)
         if step.outputs:
             x = advance(combination, base, outputs)
             if path is not denoised:
@@ -157,6 +161,7 @@ def run(
             if step.noise and noise is not None:
                 x.add_(noise(base_sigma, step.sigma_next), alpha=step.noise * s_noise)
             if not step.inner:
+                before = base if correcting else x
                 base, base_sigma = x, step.sigma_next
         del denoised, path
     return x

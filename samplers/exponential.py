@@ -25,6 +25,9 @@ family in eta is k-diffusion's, SA-Solver's tau^2). With W a Brownian motion in 
                             + sigma_t sqrt(2 eta) int_0^h e^+(h - tau) dW(tau)
 
 so that state, scale and z change, and noise of a known standard deviation is added.
+
+Adams' solvers, which programs ship as LMS, iPNDM and DEIS, are the same sum for the ODE as it stands,
+dx / dsigma = (x - x0) / sigma = m, with sigma in the place of lambda_: state = 1, scale = h, z = 0.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-Algorithm = Literal["dpmsolver++", "dpmsolver"]
+Algorithm = Literal["dpmsolver++", "dpmsolver", "adams"]
 
 _SERIES_TERMS = 20  # 1 / 20! is below float64's resolution for |z| < 1
 
@@ -60,8 +63,8 @@ def phi(k: int, z: float) -> float:
 Rule = tuple[tuple[int, float], ...]
 """How a step weighs the derivatives: for D_0, D_1, ... the k of phi_k and a factor."""
 
-EXACT: Rule = ((1, 1.0), (2, 1.0), (3, 1.0))
-"""The interpolation polynomial integrated exactly."""
+EXACT: Rule = ((1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (5, 1.0))
+"""The interpolation polynomial integrated exactly, for as many outputs as there are."""
 
 MIDPOINT: Rule = ((1, 1.0), (1, 0.5))
 """The published second-order "dpmsolver" type: phi_2 replaced by phi_1 / 2."""
@@ -79,11 +82,17 @@ class Level(NamedTuple):
     lambda_: float
 
 
+def position(algorithm: Algorithm, level: Level) -> float:
+    """The variable in which the algorithm's polynomials run: lambda_, or sigma for "adams"."""
+    return level.sigma if algorithm == "adams" else level.lambda_
+
+
 class Transition(NamedTuple):
-    """The way between two levels, both with a finite lambda_, for one algorithm.
+    """The way between two levels, both at a finite position, for one algorithm.
 
     Attributes:
-        h: lambda_t - lambda_s; negative where sigma rises.
+        h: how far it leads in the algorithm's variable, lambda_ (then negative where sigma rises) or
+            sigma.
         state: weight of the state at s.
         scale, z: of the sum over phi; see above.
         noise: standard deviation of the noise that is added.
@@ -100,7 +109,9 @@ class Transition(NamedTuple):
         cls, algorithm: Algorithm, start: Level, end: Level, eta: float = 0.0
     ) -> Transition:
         """The transition of the ODE (eta = 0), or of the SDE, for which sigma must fall."""
-        h = end.lambda_ - start.lambda_
+        h = position(algorithm, end) - position(algorithm, start)
+        if algorithm == "adams":
+            return cls(h, 1.0, h, 0.0, 0.0)
         if algorithm == "dpmsolver++":
             state, scale, z = end.sigma / start.sigma, end.alpha * h, -h
             if eta == 0.0:
@@ -114,22 +125,37 @@ class Transition(NamedTuple):
         """Weights of the model outputs at sigma_s and at other nodes.
 
         Args:
-            nodes: lambda_ of the other nodes (at most two) relative to sigma_s; their outputs and
-                the one at sigma_s define the polynomial.
+            nodes: position of the other nodes relative to sigma_s; their outputs and the one at
+                sigma_s define the polynomial.
             rule: which multiple of which phi goes with D_0, D_1, ...
 
         Returns:
             One weight for sigma_s, then one for each of the nodes.
         """
-        terms = [self.scale * factor * phi(k, self.z) for k, factor in rule]
-        if not nodes:
-            return (terms[0],)
-        theta1 = nodes[0] / self.h
-        if len(nodes) == 1:
-            first = terms[1] / theta1  # D_1 = (m_1 - m_0) / theta_1
-            return terms[0] - first, first
-        # m_j - m_0 = D_1 theta_j + D_2 theta_j^2 / 2 for j = 1, 2, solved for D_1 and D_2.
-        theta2 = nodes[1] / self.h
-        first = (terms[1] * theta2 - 2.0 * terms[2]) / (theta1 * (theta2 - theta1))
-        second = (2.0 * terms[2] - terms[1] * theta1) / (theta2 * (theta2 - theta1))
-        return terms[0] - first - second, first, second
+        # A polynomial in theta = position / h has the outputs m_j = sum_k D_k theta_j^k / k!, so that
+        # the weights must satisfy sum_j w_j theta_j^k = k! scale phi_{k+1}: a Vandermonde system.
+        theta = [0.0, *(node / self.h for node in nodes)]
+        moments = [
+            math.factorial(k) * self.scale * factor * phi(index, self.z)
+            for k, (index, factor) in zip(range(len(theta)), rule, strict=False)
+        ]
+        return _vandermonde(theta, moments)
+
+
+def _vandermonde(nodes: Sequence[float], moments: Sequence[float]) -> tuple[float, ...]:
+    """Solve sum_j w_j nodes_j^k = moments_k for w, nodes being distinct.
+
+    Bjorck and Pereyra, Solution of Vandermonde systems of equations, 1970: it keeps its accuracy
+    where the matrix is all but singular.
+    """
+    w = list(moments)
+    last = len(nodes) - 1
+    for k in range(last):
+        for i in range(last, k, -1):
+            w[i] -= nodes[k] * w[i - 1]
+    for k in range(last - 1, -1, -1):
+        for i in range(k + 1, last + 1):
+            w[i] /= nodes[i] - nodes[i - k - 1]
+        for i in range(k, last):
+            w[i] -= w[i + 1]
+    return tuple(w)

@@ -31,32 +31,11 @@ NEARLY_EQUAL = 1e-6
 tells apart, and a slope taken across them would be rounding alone."""
 
 
-class Step(NamedTuple):
-    """One model call, and the state made after it.
+class Weights(NamedTuple):
+    """A state as a combination of the base state and of model outputs, the newest first."""
 
-    Attributes:
-        sigma: where the model is called, on the current state.
-        sigma_next: noise level of the state afterwards.
-        state: weight of the base state, which is the last state that was not an inner one.
-        outputs: weights of the model outputs, the newest first. Empty: the state stays as it is.
-        prediction: the model output as (weight of the current state, weight of its denoised):
-            (0, 1) is x0, (1 / sigma, -alpha / sigma) is the noise.
-        order: of the formula used; 0 where the state stays.
-        inner: the state made is an intermediate node of a singlestep group.
-        noise: standard deviation of the noise that is added, that of the interval from the base
-            state's sigma to sigma_next.
-        guidance: weight of this call's (denoised - unconditional), in the CFG++ forms alone.
-    """
-
-    sigma: float
-    sigma_next: float
     state: float
     outputs: tuple[float, ...]
-    prediction: tuple[float, float] = DENOISED
-    order: int = 1
-    inner: bool = False
-    noise: float = 0.0
-    guidance: float = 0.0
 
     @property
     def combination(self) -> Combination:
@@ -70,6 +49,41 @@ class Step(NamedTuple):
         return Combination(self.state, terms)
 
 
+class Step(NamedTuple):
+    """One model call, and the state made after it.
+
+    Attributes:
+        sigma: where the model is called, on the current state.
+        sigma_next: noise level of the state afterwards.
+        state: weight of the base state, which is the last state that was not an inner one.
+        outputs: weights of the model outputs, the newest first. Empty: the state stays as it is.
+        prediction: the model output as (weight of the current state, weight of its denoised):
+            (0, 1) is x0, (1 / sigma, -alpha / sigma) is the noise, (1 / sigma, -1 / sigma) the slope.
+        order: of the formula used; 0 where the state stays.
+        inner: the state made is an intermediate node of a singlestep group.
+        noise: standard deviation of the noise that is added, that of the interval from the base
+            state's sigma to sigma_next.
+        guidance: weight of this call's (denoised - unconditional), in the CFG++ forms alone.
+        correction: makes the base state again, now that this call's output is known: the weights of
+            the base state before it and of the outputs. None: the base stays as it is.
+    """
+
+    sigma: float
+    sigma_next: float
+    state: float
+    outputs: tuple[float, ...]
+    prediction: tuple[float, float] = DENOISED
+    order: int = 1
+    inner: bool = False
+    noise: float = 0.0
+    guidance: float = 0.0
+    correction: Weights | None = None
+
+    @property
+    def combination(self) -> Combination:
+        return Weights(self.state, self.outputs).combination
+
+
 class Average(NamedTuple):
     """(1 - share) * newer + share * older, of two outputs given by their age."""
 
@@ -79,7 +93,7 @@ class Average(NamedTuple):
 
 
 class Combination(NamedTuple):
-    """How to compute a step's state: the weights of `Step` without its zeros.
+    """How to compute a state: `Weights` without their zeros.
 
     Attributes:
         state: weight of the base state.
@@ -105,6 +119,11 @@ class Plan:
         return tuple(step.combination for step in self.steps)
 
     @cached_property
+    def corrections(self) -> tuple[Combination | None, ...]:
+        """The same of each step's correction."""
+        return tuple(step.correction and step.correction.combination for step in self.steps)
+
+    @cached_property
     def sigmas(self) -> tuple[float, ...]:
         """Where the model is called."""
         return tuple(step.sigma for step in self.steps)
@@ -112,7 +131,9 @@ class Plan:
     @cached_property
     def memory(self) -> int:
         """How many model outputs must be kept."""
-        return max((len(step.outputs) for step in self.steps), default=0)
+        used = (step.outputs for step in self.steps)
+        correcting = (step.correction.outputs for step in self.steps if step.correction)
+        return max(map(len, (*used, *correcting)), default=0)
 
     @cached_property
     def noisy(self) -> bool:
@@ -138,10 +159,17 @@ class Plan:
             f"{i:4d} {step.sigma:12.6g} {step.sigma_next:12.6g} {step.order:5d}"
             f"{' *' if step.inner else '  '} {step.state:12.6g} {step.noise:12.6g}  "
             + " ".join(f"{weight:12.6g}" for weight in step.outputs)
+            + _correction_text(step.correction)
             for i, step in enumerate(self.steps)
         )
         head = "call        sigma   sigma_next order        state        noise  outputs"
         return "\n".join((head, *rows))
+
+
+def _correction_text(correction: Weights | None) -> str:
+    if correction is None:
+        return ""
+    return f"  corrects {correction.state:.6g} " + " ".join(f"{w:.6g}" for w in correction.outputs)
 
 
 SMALLEST, LARGEST = 1e-18, 1e18
@@ -277,17 +305,26 @@ class Grid:
         for i, (sigma, _, _) in enumerate(self.levels):
             rows += [Step(sigma, sigma, 1.0, (), order=0)] * self.repeats[i]
             if i < len(steps):
-                weights: list[float] = []
-                for age, weight in enumerate(steps[i].outputs):
-                    weights += [weight] + [0.0] * self.repeats[i - age]
-                while weights and weights[-1] == 0.0:
-                    weights.pop()
-                rows.append(steps[i]._replace(outputs=tuple(weights)))
+                step, correction = steps[i], steps[i].correction
+                if correction:
+                    outputs = self._among_repeats(i, correction.outputs)
+                    correction = correction._replace(outputs=outputs)
+                outputs = self._among_repeats(i, step.outputs)
+                rows.append(step._replace(outputs=outputs, correction=correction))
         return Plan(tuple(rows))
+
+    def _among_repeats(self, index: int, outputs: Sequence[float]) -> tuple[float, ...]:
+        """Weights for the calls up to the last one at levels[index], of which repeated ones get 0."""
+        weights: list[float] = []
+        for age, weight in enumerate(outputs):
+            weights += [weight] + [0.0] * self.repeats[index - age]
+        while weights and weights[-1] == 0.0:
+            weights.pop()
+        return tuple(weights)
 
 
 def prediction(algorithm: Algorithm, level: Level) -> tuple[float, float]:
     """What the algorithm takes for the model's output at this level; see `Step.prediction`."""
     if algorithm == "dpmsolver++":
         return DENOISED
-    return 1.0 / level.sigma, -level.alpha / level.sigma
+    return 1.0 / level.sigma, -(1.0 if algorithm == "adams" else level.alpha) / level.sigma

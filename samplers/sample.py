@@ -41,8 +41,12 @@ from .singlestep import plan_singlestep
 from .thresholding import dynamic_threshold
 
 ALGORITHMS = ("dpmsolver++", "dpmsolver")
+MULTISTEP_ALGORITHMS = (*ALGORITHMS, "adams")
+CORRECTORS = ("unic",)
 SOLVER_TYPES = tuple(RULES)
 SOLVER_TYPE_ALIASES = {"midpoint": "dpmsolver", "heun": "taylor"}
+ORDERS = (1, 2, 3)
+EXACT_ORDERS = (*ORDERS, 4)
 LOWER_ORDER_FINAL = ("auto", "on", "off")
 GROUPINGS = ("fast", "fixed")
 NOISE_DEVICES = ("cpu", "gpu")
@@ -77,13 +81,15 @@ def sample_multistep(
     """Multistep DPM-Solver and DPM-Solver++ ("2M", "3M"): one call per interval.
 
     DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B; with eta above 0 its stochastic forms
-    ("2M SDE", "3M SDE").
+    ("2M SDE", "3M SDE"). The corrector is UniC (arXiv 2302.04867).
 
     Args:
-        algorithm: "dpmsolver++" interpolates x0, "dpmsolver" the noise.
-        order: 1, 2 or 3; lowered silently where the steps so far or the list don't allow it.
+        algorithm: "dpmsolver++" interpolates x0 in log-SNR, "dpmsolver" the noise in log-SNR, "adams"
+            the ODE's slope dx / dsigma in sigma, with exact weights whatever the solver_type.
+        order: 1, 2 or 3, and with exact weights 4; lowered silently where the steps so far or the list
+            don't allow it.
         solver_type: "dpmsolver" ("midpoint") and "taylor" ("heun") are the published weights;
-            "exact" integrates the interpolation polynomial exactly and is third order at order 3.
+            "exact" integrates the interpolation polynomial exactly and is truly of its order.
         lower_order_final: whether the k-th interval from the end (a final zero aside) has at most
             order k: "on", "off", or "auto", on below 10 intervals.
         lower_long_steps: whether a step that is far longer in lambda_ than the one before it (over 2,
@@ -101,27 +107,29 @@ def sample_multistep(
         noise_device: "cpu" draws the same default noise on every machine; "gpu" on the device of x.
         unconditional: returns the unconditional denoised prediction that belongs to the model's last
             call; with it the solver takes its CFG++ form (arXiv 2406.08070), for guidance below 2.
-        corrector: not there yet; None only.
+        corrector: "unic" corrects each state by the model output at it, which the next step needs
+            anyway: one order more at no call. For the ODE without CFG++. None: no corrector.
 
     Returns:
         The state at sigmas[-1], shaped like x.
 
     Raises:
-        ValueError: sigmas or a setting is out of its range.
+        ValueError: sigmas or a setting is out of its range, or two settings don't go together.
         ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
-        NotImplementedError: a corrector.
     """
-    if corrector is not None:
-        raise NotImplementedError(
-            f"corrector = {corrector!r}: correctors are not there yet, set it to None."
-        )
-    settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
-    one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
+    grid, plan = _multistep_plan(
+        sigmas,
+        schedule,
+        algorithm,
+        order,
+        solver_type,
+        lower_order_final,
+        lower_long_steps,
+        corrector,
+        eta,
+        unconditional is not None,
+    )
     _stochastic(eta, s_noise, noise_device)
-    grid = _grid(sigmas, schedule, eta)
-    plan = plan_multistep(grid, *settings, lower_order_final, eta, lower_long_steps)
-    if unconditional is not None:
-        plan = plan.cfg_pp(grid.schedule)
     x = _state(x)
     noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
     correct = _correction(thresholding)
@@ -177,7 +185,7 @@ def sample_singlestep(
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
         ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
-    settings = (_algorithm(algorithm), _order(order, (1, 2, 3)), _solver_type(solver_type))
+    settings = (_algorithm(algorithm), _order(order, ORDERS), _solver_type(solver_type))
     one_of("grouping", grouping, GROUPINGS)
     _stochastic(eta, s_noise, noise_device)
     if eta > 0.0 and order == 3:
@@ -279,6 +287,47 @@ def sample_adaptive(
     with Caller(model, total, extra_args, callback, correct, disable=disable) as caller:
         x, info = run_adaptive(caller, x, values, solver, controller, rtol, atol, max_calls)
     return (x, info) if return_info else x
+
+
+def _multistep_plan(
+    sigmas: Sigmas,
+    schedule: NoiseSchedule | None,
+    algorithm: str,
+    order: int,
+    solver_type: str,
+    lower_order_final: str,
+    lower_long_steps: bool,
+    corrector: str | None,
+    eta: float,
+    cfg_pp: bool,
+) -> tuple[Grid, Plan]:
+    """Check the settings of `sample_multistep` one by one and together, and plan."""
+    one_of("algorithm", algorithm, MULTISTEP_ALGORITHMS)
+    solver_type = "exact" if algorithm == "adams" else _solver_type(solver_type)
+    order = _order(order, EXACT_ORDERS if solver_type == "exact" else ORDERS)
+    one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
+    one_of("corrector", corrector, (None, *CORRECTORS))
+    between("eta", eta, 0.0, MOST_NOISE)
+    if eta > 0.0 and (corrector or algorithm == "adams"):
+        setting = f"corrector = {corrector!r}" if corrector else 'algorithm = "adams"'
+        raise ValueError(f"{setting} has no stochastic form: set eta to 0, or choose another.")
+    if corrector and cfg_pp:
+        raise ValueError(
+            f"corrector = {corrector!r} does not go with CFG++, whose states lie beside the solver's "
+            "own: set it to None, or CFG++ off."
+        )
+    grid = _grid(sigmas, schedule, eta)
+    plan = plan_multistep(
+        grid,
+        cast(Algorithm, algorithm),
+        order,
+        solver_type,
+        lower_order_final,
+        eta,
+        lower_long_steps,
+        corrector is not None,
+    )
+    return grid, plan.cfg_pp(grid.schedule) if cfg_pp else plan
 
 
 def _grid(sigmas: Sigmas, schedule: NoiseSchedule | None, eta: float) -> Grid:

@@ -243,9 +243,22 @@ def test_a_setting_out_of_range_is_named_in_one_sentence(
         sampler(Mixture(), state(), [2.0, 1.0], **setting)
 
 
-def test_correctors_are_not_there_yet() -> None:
-    with pytest.raises(NotImplementedError, match=r"^corrector [^\n]+\.$"):
-        sample_multistep(Mixture(), state(), [2.0, 1.0], corrector="unic")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"corrector": "unic", "eta": 1.0},
+        {"corrector": "unic", "unconditional": state},
+        {"algorithm": "adams", "eta": 0.5},
+    ],
+    ids=["corrector, eta", "corrector, CFG++", "adams, eta"],
+)
+def test_settings_that_do_not_go_together_are_refused_in_one_sentence(
+    settings: dict[str, Any],
+) -> None:
+    model = Mixture()
+    with pytest.raises(ValueError, match=rf"^{next(iter(settings))} [^\n]+\.$"):
+        sample_multistep(model, state(), [2.0, 1.0], **settings)
+    assert not model.sigmas
 
 
 @pytest.mark.parametrize("x", [torch.ones(2, 3, dtype=torch.int64), torch.tensor(1.0)])

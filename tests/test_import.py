@@ -70,7 +70,7 @@ def contents() -> dict[str, str]:
     """Digest of every file of the pack, tools' folders and caches aside."""
     files = [
         path
-        for room in (".", "samplers", "hosts")
+        for room in (".", "samplers", "lab", "hosts")
         for path in (ROOT / room).iterdir()
         if path.is_file()
     ]
@@ -85,6 +85,30 @@ def test_install_runs_twice_on_the_standard_library_and_changes_nothing() -> Non
     assert contents() == before
 
 
-def test_users_have_nothing_to_install() -> None:
+def test_users_have_one_thing_to_install() -> None:
     lines = (ROOT / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if line.strip() and not line.startswith("#")] == []
+    entries = [entry for line in lines if (entry := line.partition("#")[0].strip())]
+    assert entries == ["matplotlib"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lab").glob("*.py")), ids=lambda path: path.name)
+def test_the_lab_imports_no_host_and_matplotlib_late(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    names = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    rooms: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            (rooms if node.level else names).add(node.module.split(".")[0])
+    at_the_top = {
+        node.module.split(".")[0]
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
+    assert names <= {"torch", "numpy", "PIL", "einops", "matplotlib"} | sys.stdlib_module_names
+    assert "hosts" not in rooms and "nodes" not in rooms
+    assert not {"matplotlib", "einops"} & at_the_top

@@ -44,6 +44,19 @@ CLAIMS = {
     (fixed, "taylor", 2): 2,
     (fixed, "taylor", 3): 3,
 }
+# The same with the corrector: algorithm, solver type, order asked for -> order claimed.
+CORRECTED = {
+    ("dpmsolver++", "dpmsolver", 1): 2,
+    ("dpmsolver++", "dpmsolver", 2): 3,
+    ("dpmsolver++", "dpmsolver", 3): 3,
+    ("dpmsolver++", "exact", 2): 3,
+    ("dpmsolver++", "exact", 3): 4,
+    ("dpmsolver", "exact", 1): 2,
+    ("dpmsolver", "exact", 2): 3,
+    ("dpmsolver", "exact", 3): 4,
+    ("adams", "exact", 1): 2,
+    ("adams", "exact", 2): 3,
+}
 claims = pytest.mark.parametrize(
     ("sampler", "solver_type", "order", "claim"),
     [(*key, claim) for key, claim in CLAIMS.items()],
@@ -119,6 +132,24 @@ def test_order_of_convergence_holds_on_flows(
     fitted = fitted_order(
         sampler, flow_start(), FLOW, ends, flow_solution(), FLOW_STEPS, **settings
     )
+    assert fitted == pytest.approx(claim, abs=WITHIN)
+
+
+@pytest.mark.parametrize("flow", [False, True], ids=["ve", "flow"])
+@pytest.mark.parametrize(("algorithm", "solver_type", "order"), CORRECTED)
+def test_the_corrector_wins_an_order(
+    algorithm: str, solver_type: str, order: int, flow: bool
+) -> None:
+    settings: dict[str, Any] = {"algorithm": algorithm, "solver_type": solver_type, "order": order}
+    settings["corrector"] = "unic"
+    if flow:
+        ends = (FLOW_START, FLOW_END)
+        fitted = fitted_order(
+            multistep, flow_start(), FLOW, ends, flow_solution(), FLOW_STEPS, **settings
+        )
+    else:
+        fitted = on_the_data(multistep, **settings)
+    claim = CORRECTED[algorithm, solver_type, order]
     assert fitted == pytest.approx(claim, abs=WITHIN)
 
 
