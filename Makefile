@@ -1,6 +1,6 @@
 # DPM-Solver nodes: set-up, demonstration and tests. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-ui lint test test-all clean
+.PHONY: help setup demo demo-ui lab-pictures lint test test-all bench-quality bench-quick clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ UV = "$$(command -v uv || echo $(VENV)/bin/uv)"
 INSTALL = $(UV) pip install --python $(PY)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make .venv: torch, a real ComfyUI's requirements, the pack (a first time with PYTHON=python3.12 chooses)
 
@@ -31,13 +31,16 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@touch $@
 
 # Small networks on few cores: more threads only wait for each other.
-demo test test-all: export OMP_NUM_THREADS ?= 1
+demo lab-pictures test test-all bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
 	@$(PY) -m dpm_solver_nodes.demo.run
 
 demo-ui: $(READY)  ## leave ComfyUI running with the pack, the demo model and its workflows
 	@$(PY) -m dpm_solver_nodes.demo.run --ui
+
+lab-pictures: $(READY)  ## compare samplers in a real ComfyUI and save the README's plot and grid
+	@$(PY) -m dpm_solver_nodes.demo.lab
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -49,6 +52,12 @@ test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 
 test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3
 	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 $(VENV)/bin/pytest
+
+bench-quality: $(READY)  ## errors by model calls, ours and everybody's, into benchmarks/out (about 25 min on two cores)
+	@$(PY) -m dpm_solver_nodes.benchmarks.quality
+
+bench-quick: $(READY)  ## a telling part of it (3 min)
+	@$(PY) -m dpm_solver_nodes.benchmarks.quality --quick --out benchmarks/out/quick
 
 clean:  ## remove .venv and what tools left (downloads stay in the cache folder)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info

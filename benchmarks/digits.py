@@ -8,7 +8,7 @@ that a solver's error is the solver's alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from sklearn.datasets import load_digits
@@ -19,41 +19,66 @@ FLOW_SHIFT = 3.0
 Denoiser = Callable[..., torch.Tensor]
 
 
-def denoiser(flow: bool, guidance: float = 0.0) -> Denoiser:
+class ExactDenoiser:
+    """The exact `model(x, sigma)`, float64, x of shape [batch, 64]; see `denoiser`."""
+
+    def __init__(
+        self, flow: bool, guidance: float = 0.0, classes: Sequence[int] = range(10)
+    ) -> None:
+        data = load_digits()
+        labels = torch.tensor(data.target)
+        points = torch.tensor(data.data, dtype=torch.float64)
+        points = (points - points.mean()) / points.std()
+        self.flow = flow
+        self.guidance = guidance
+        # Sorted by class, so that a class is a slice and shares what is computed for all.
+        self.points = points[labels.argsort(stable=True)]
+        self.transposed = self.points.T.contiguous()
+        self.half_squares = 0.5 * (self.points**2).sum(1)
+        ends = torch.bincount(labels, minlength=10).cumsum(0).tolist()
+        slices = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        self.classes = [slices[digit] for digit in classes]
+
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **_: object) -> torch.Tensor:
+        return self.predictions(x, sigma)[0]
+
+    def predictions(
+        self, x: torch.Tensor, sigma: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """With guidance, and without."""
+        level = float(sigma.flatten()[0])
+        alpha = 1.0 - level if self.flow else 1.0
+        variance = level**2 + (alpha * SMOOTHING) ** 2
+        closeness = torch.addmm(
+            self.half_squares * (-(alpha**2) / variance), x, self.transposed, alpha=alpha / variance
+        )
+        centre = torch.softmax(closeness, -1) @ self.points
+        pull = alpha * SMOOTHING**2 / variance
+        # centre + pull * (x - alpha * centre), of which only the centre depends on the class
+        free = centre.mul(1.0 - alpha * pull).add_(x, alpha=pull)
+        if not self.guidance:
+            return free, free
+        count = len(self.classes)
+        for i, members in enumerate(self.classes):
+            weights = torch.softmax(closeness[i::count, members], -1)
+            centre[i::count] -= weights @ self.points[members]
+        return free.add(centre, alpha=-self.guidance * (1.0 - alpha * pull)), free
+
+
+def denoiser(flow: bool, guidance: float = 0.0, classes: Sequence[int] = range(10)) -> Denoiser:
     """The exact `model(x, sigma)`, float64, x of shape [batch, 64].
 
     Args:
         flow: for x = (1 - sigma) x0 + sigma noise, otherwise for x = x0 + sigma noise.
-        guidance: 0 is unconditional; otherwise image k is guided towards class k % 10.
+        guidance: 0 is unconditional; otherwise image k is guided towards classes[k % len(classes)].
     """
-    data = load_digits()
-    points = torch.tensor(data.data, dtype=torch.float64)
-    points = (points - points.mean()) / points.std()
-    labels = torch.tensor(data.target)
-
-    def posterior(points: torch.Tensor, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        alpha = 1.0 - sigma if flow else 1.0
-        variance = sigma**2 + (alpha * SMOOTHING) ** 2
-        closeness = alpha * (x @ points.T) - 0.5 * alpha**2 * (points**2).sum(1)
-        centre = torch.softmax(closeness / variance, -1) @ points
-        return centre + alpha * SMOOTHING**2 / variance * (x - alpha * centre)
-
-    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        level = float(sigma[0])
-        free = posterior(points, x, level)
-        if not guidance:
-            return free
-        guided = torch.empty_like(x)
-        for digit in range(10):
-            guided[digit::10] = posterior(points[labels == digit], x[digit::10], level)
-        return free + guidance * (guided - free)
-
-    return model
+    return ExactDenoiser(flow, guidance, classes)
 
 
-def noise(images: int, seed: int = 0) -> torch.Tensor:
+def noise(images: int, seed: int = 0, values: int = 64) -> torch.Tensor:
+    """Unit noise, float64, [images, values]; an image's is the same for any number of images."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(images, 64, generator=generator, dtype=torch.float64)
+    return torch.randn(images, values, generator=generator, dtype=torch.float64)
 
 
 def diffusion_sigmas() -> torch.Tensor:

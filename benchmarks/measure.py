@@ -1,0 +1,158 @@
+"""How `quality.py` measures: errors of a run, calls within a budget, the best of many."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .peers import Candidate, Run
+from .scenarios import Blank, Counted, GuidedDenoiser, Scenario
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A candidate in a scenario at a budget of model calls.
+
+    Attributes:
+        calls: the budget.
+        used: the calls really made; 0 where it wasn't run.
+        steps: what a panel would say.
+        mean: geometric mean over images of the root mean square distance; None without a result.
+        median, p90: of the same.
+        seconds: of the run.
+        reason: why there is no result, or "".
+    """
+
+    scenario: str
+    family: str
+    sampler: str
+    scheduler: str
+    calls: int
+    used: int = 0
+    steps: int = 0
+    mean: float | None = None
+    median: float | None = None
+    p90: float | None = None
+    seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.sampler}, {self.scheduler}"
+
+
+def distances(x: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
+    """Root mean square over each image's values, [batch]."""
+    return (x - solution).double().flatten(1).square().mean(1).sqrt()
+
+
+def summary(distances: torch.Tensor) -> tuple[float, float, float]:
+    """Geometric mean, median and 90th percentile."""
+    values = distances.tolist()
+    tiny = torch.finfo(torch.float64).tiny
+    mean = math.exp(statistics.fmean(math.log(max(value, tiny)) for value in values))
+    return mean, statistics.median(values), torch.quantile(distances, 0.9).item()
+
+
+def most_steps(calls: int, calls_of: Callable[[int], int]) -> int:
+    """The most steps that make the most of a budget of calls, 0 if not even one step is within it.
+
+    Args:
+        calls_of: the calls that a number of steps takes; more steps never take fewer.
+    """
+    steps = calls
+    while steps and calls_of(steps) > calls:
+        steps -= 1
+    # Some schedulers make fewer sigmas than they are asked for.
+    while steps and calls_of(steps) < calls_of(steps + 1) <= calls:
+        steps += 1
+    return steps
+
+
+def count(scenario: Scenario, candidate: Candidate) -> Callable[[int], int]:
+    """The candidate's calls by steps, found once each with a model that costs nothing."""
+    noise = scenario.noise(1, 0)
+    known: dict[int, int] = {}
+
+    def calls_of(steps: int) -> int:
+        if steps not in known:
+            model = Counted(Blank())
+            candidate.prepare(scenario, steps)(model, noise)
+            known[steps] = model.calls
+        return known[steps]
+
+    return calls_of
+
+
+def measure(
+    scenario: Scenario,
+    candidate: Candidate,
+    budgets: Sequence[int],
+    model: GuidedDenoiser,
+    noise: torch.Tensor,
+    solution: torch.Tensor,
+) -> list[Cell]:
+    """The candidate's cells, one for each budget. A failure is a cell that says why."""
+    who = (scenario.name, candidate.family, candidate.sampler, candidate.scheduler)
+    calls_of = count(scenario, candidate)
+
+    def at(calls: int, steps: int) -> Cell:
+        run = candidate.prepare(scenario, steps)
+        return _cell(who, calls, steps, run, model, noise, solution)
+
+    cells: list[Cell] = []
+    for calls in budgets:
+        try:
+            # A sampler of one call per step will stay so, and counting is not free where it draws
+            # noise: see whether it does.
+            steady = bool(cells) and cells[-1].used == cells[-1].steps == cells[-1].calls
+            cell = at(calls, calls) if candidate.as_asked or steady else None
+            if cell is None or (steady and cell.used != calls and not candidate.as_asked):
+                steps = most_steps(calls, calls_of)
+                cell = (
+                    at(calls, steps)
+                    if steps
+                    else Cell(*who, calls, reason="takes more calls even in one step")
+                )
+        except Exception as error:  # of whatever kind: it is another program's
+            words = f"{type(error).__name__}: {error}".splitlines()[0]
+            cell = Cell(*who, calls, reason=words)
+        cells.append(cell)
+    return cells
+
+
+def _cell(
+    who: tuple[str, str, str, str],
+    calls: int,
+    steps: int,
+    run: Run,
+    model: GuidedDenoiser,
+    noise: torch.Tensor,
+    solution: torch.Tensor,
+) -> Cell:
+    counted, started = Counted(model), time.perf_counter()
+    with torch.inference_mode():
+        result = run(counted, noise)
+    seconds = time.perf_counter() - started
+    common: dict[str, Any] = {"used": counted.calls, "steps": steps, "seconds": seconds}
+    if counted.calls > calls:
+        return Cell(*who, calls, **common, reason=f"takes {counted.calls} calls")
+    if not result.isfinite().all():
+        return Cell(*who, calls, **common, reason="the result is not finite")
+    mean, median, p90 = summary(distances(result, solution))
+    return Cell(*who, calls, **common, mean=mean, median=median, p90=p90)
+
+
+def best(cells: Iterable[Cell]) -> Cell | None:
+    """The one of the smallest geometric mean, among those that have a result."""
+    return min(
+        (cell for cell in cells if cell.mean is not None),
+        key=lambda cell: (cell.mean, cell.name),
+        default=None,
+    )

@@ -1,0 +1,103 @@
+"""This pack's candidates for `quality.py`, in one table.
+
+To add one, add a line to OURS: from a scenario and a number of model calls to a sampler, as
+`samplers.sample_*` are, and its sigmas. It is built once per scenario and number of calls, and calls
+of the model that it makes meanwhile (of `scenario.make(classes=...)`) are its preparation: they are
+not counted. A name "sampler, spacing" is shown in two columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+
+from ..samplers import RectifiedFlow
+from ..samplers.catalog import CATALOG, Entry
+from ..samplers.spacing import SPACINGS, TIME_POWERS, in_time
+from .peers import Candidate, Omitted, Run, host, host_sigmas
+from .scenarios import LAST_TIME, Counted, Scenario
+
+FAMILY = "ours"
+Sampler = Callable[..., torch.Tensor]
+Sigmas = Sequence[float] | torch.Tensor
+Build = Callable[[Scenario, int], tuple[Sampler, Sigmas]]
+
+
+def sampler_of(entry: Entry, scenario: Scenario) -> Sampler:
+    """An entry as hosts run it on such a model."""
+    flow = isinstance(scenario.schedule, RectifiedFlow)
+    lowers = {"lower_long_steps": flow} if entry.sampler == "multistep" else {}
+    return partial(entry.function(), schedule=scenario.schedule, **lowers)
+
+
+def spaced(spacing: str, scenario: Scenario, calls: int) -> list[float]:
+    """One of SPACINGS from sigma_max to sigma_min, and 0: for one call each."""
+    if spacing not in TIME_POWERS:
+        return scenario.log_snr(calls)
+    times = (1.0, LAST_TIME, calls - 1, TIME_POWERS[spacing])
+    return [*in_time(scenario.sigma_of_time, *times), 0.0]
+
+
+def _on_spacing(
+    entry: Entry, spacing: str, scenario: Scenario, calls: int
+) -> tuple[Sampler, Sigmas]:
+    return sampler_of(entry, scenario), spaced(spacing, scenario, calls)
+
+
+def _on_scheduler(
+    entry: Entry, scheduler: str, scenario: Scenario, steps: int
+) -> tuple[Sampler, Sigmas]:
+    return sampler_of(entry, scenario), host_sigmas(scenario.flow, scheduler, steps)
+
+
+_FIXED = [
+    entry
+    for entry in CATALOG
+    if not entry.stochastic and not entry.cfg_pp and entry.sampler != "adaptive"
+]
+
+OURS: dict[str, Build] = {
+    f"{entry.id}, {spacing}": partial(_on_spacing, entry, spacing)
+    for entry in _FIXED
+    for spacing in SPACINGS
+}
+ALWAYS = ("recommended", "calibrated")
+"""Samplers of OURS that run in every scenario, whatever does well elsewhere."""
+
+
+def prepare(build: Build, scenario: Scenario, calls: int) -> Run:
+    """The candidate's run from the scenario's start."""
+    sampler, sigmas = build(scenario, calls)
+
+    def run(model: Counted, noise: torch.Tensor) -> torch.Tensor:
+        return sampler(model, scenario.start(noise), sigmas, disable=True)
+
+    return run
+
+
+def our_candidates(scenario: Scenario) -> tuple[list[Candidate], list[Omitted]]:
+    """OURS, and what the catalogue lists with the schedulers of ComfyUI."""
+    found = [
+        Candidate(FAMILY, *_columns(name), partial(prepare, build), as_asked=True)
+        for name, build in OURS.items()
+    ]
+    found += [
+        Candidate(
+            FAMILY, entry.id, scheduler, partial(prepare, partial(_on_scheduler, entry, scheduler))
+        )
+        for entry in _FIXED
+        for scheduler in host().samplers.SCHEDULER_NAMES
+    ]
+    omitted = [
+        Omitted(FAMILY, entry.id, "stochastic, adaptive or CFG++: no fixed steps of this ODE")
+        for entry in CATALOG
+        if entry not in _FIXED
+    ]
+    return found, omitted
+
+
+def _columns(name: str) -> tuple[str, str]:
+    sampler, _, scheduler = name.partition(", ")
+    return sampler, scheduler
