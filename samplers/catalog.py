@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from .sample import sample_adaptive, sample_multistep, sample_singlestep
+from .sample import sample_adaptive, sample_multistep, sample_recommended, sample_singlestep
 
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "multistep": sample_multistep,
     "singlestep": sample_singlestep,
     "adaptive": sample_adaptive,
+    "recommended": sample_recommended,
 }
 
 
@@ -253,10 +254,25 @@ _NOISE_FORM = (
 _ORDINARY = [kind for kind in _KINDS if not kind.prefix and not kind.cfg_pp]
 _OTHERS = [kind for kind in _KINDS if kind not in _ORDINARY]
 
-CATALOG: tuple[Entry, ...] = tuple(
-    kind.entry(*form)
-    for kinds in (_ORDINARY, _OTHERS)
-    for form in (_IMAGE_FORM, _NOISE_FORM)
-    for kind in kinds
-    if kind.noise_form or form is _IMAGE_FORM
+_RECOMMENDED = Entry(
+    id="dpm_solver++_recommended",
+    label="DPM++ (recommended)",
+    sampler="recommended",
+    settings={},
+    order=None,
+    calls="1 per step",
+    help="Takes form, order and corrector by the number of steps and the kind of model, as measured: "
+    "the closest of all here from 5 steps up. Set the scheduler to dpm_solver_recommended with it.",
+    source="DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867), benchmarks/recommended.py",
+)
+
+CATALOG: tuple[Entry, ...] = (
+    *(
+        kind.entry(*form)
+        for kinds in (_ORDINARY, _OTHERS)
+        for form in (_IMAGE_FORM, _NOISE_FORM)
+        for kind in kinds
+        if kind.noise_form or form is _IMAGE_FORM
+    ),
+    _RECOMMENDED,
 )

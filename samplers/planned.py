@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
+from .calibrated import Calibration
 from .exponential import Algorithm
-from .plan import Grid, Plan
+from .plan import Grid, Plan, read_sigmas
+from .recommended import recommended
 from .sample import (
     SOLVER_TYPE_ALIASES,
     Sigmas,
     _multistep_plan,
+    sample_calibrated,
     sample_multistep,
+    sample_recommended,
     sample_singlestep,
 )
 from .schedule import VarianceExploding
@@ -40,14 +44,23 @@ def plan_of(
     while isinstance(function, partial):
         given = {**function.keywords, **given}
         function = function.func
+    if function is sample_calibrated:
+        calibration: Calibration = {**given, **settings}["calibration"]
+        schedule = settings.get("schedule") or calibration.schedule()
+        return calibration.plan(schedule, calibration.start(read_sigmas(sigmas, schedule)))
+    if function is sample_recommended:
+        schedule = settings.get("schedule") or VarianceExploding()
+        given = {**recommended(schedule, len(sigmas) - 1).settings, **given}
+        function = sample_multistep
     if function not in (sample_multistep, sample_singlestep):
         return None
     defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
     chosen = {**defaults, **given, **settings}
     if function is sample_multistep:
-        names = ("schedule", "algorithm", "order", "solver_type", "lower_order_final")
-        names += ("lower_long_steps", "corrector", "eta")
-        return _multistep_plan(sigmas, *(chosen[name] for name in names), cfg_pp)[1]
+        names = ["schedule", "algorithm", "order", "solver_type", "lower_order_final"]
+        names += ["lower_long_steps", "corrector", "eta"]
+        taken = {name: chosen[name] for name in names}
+        return _multistep_plan(sigmas, **taken, cfg_pp=cfg_pp)[1]
     grid = Grid.of(sigmas, chosen["schedule"] or VarianceExploding())
     solver_type = SOLVER_TYPE_ALIASES.get(chosen["solver_type"], chosen["solver_type"])
     common = (cast(Algorithm, chosen["algorithm"]), int(chosen["order"]), solver_type)

@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 
 from .adaptive import AdaptiveInfo, Solver, run_adaptive
+from .calibrated import Calibration
 from .checks import at_least, between, one_of
 from .control import AuthorsController, Controller, PIDController
 from .drive import (
@@ -36,6 +37,7 @@ from .exponential import Algorithm
 from .multistep import RULES, plan_multistep
 from .noise import BrownianNoise, Noise, NoiseDevice, NoiseSampler, noise_of
 from .plan import Grid, Plan, read_sigmas
+from .recommended import recommended
 from .schedule import NoiseSchedule, VarianceExploding
 from .singlestep import plan_singlestep
 from .thresholding import dynamic_threshold
@@ -201,6 +203,76 @@ def sample_singlestep(
     total = len(plan.steps)
     with Caller(model, total, extra_args, callback, correct, disable=disable) as caller:
         return run(plan, caller, x, noise, s_noise * grid.schedule.noise_scale)
+
+
+def sample_recommended(
+    model: Denoiser,
+    x: torch.Tensor,
+    sigmas: Sigmas,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    schedule: NoiseSchedule | None = None,
+    thresholding: tuple[float, float] | None = None,
+) -> torch.Tensor:
+    """`sample_multistep` with the form, order and corrector measured best for the number of calls.
+
+    At its best on the sigmas that go with it; see `recommended`.
+
+    Args:
+        sigmas, schedule, thresholding: see `sample_multistep`.
+
+    Raises:
+        ValueError: sigmas or a setting is out of its range.
+    """
+    schedule = _schedule(schedule)
+    settings = recommended(schedule, len(sigmas) - 1).settings
+    return sample_multistep(
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        schedule=schedule,
+        thresholding=thresholding,
+        **settings,
+    )
+
+
+@torch.no_grad()
+def sample_calibrated(
+    model: Denoiser,
+    x: torch.Tensor,
+    sigmas: Sigmas,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    calibration: Calibration,
+    schedule: NoiseSchedule | None = None,
+) -> torch.Tensor:
+    """A solver calibrated on the model: one call per interval.
+
+    Args:
+        sigmas: the calibration's own, or the last of them, for image to image: the first steps then
+            have the exact weights, until there are as many outputs as the calibrated ones use.
+        calibration: see `calibrated`.
+        schedule: of the model's kind; by default the calibration's.
+
+    Returns:
+        The state at sigmas[-1], shaped like x.
+
+    Raises:
+        ValueError: other sigmas, or a model of another kind.
+    """
+    schedule = calibration.schedule() if schedule is None else _schedule(schedule)
+    calibration.fits(schedule)
+    plan = calibration.plan(schedule, calibration.start(read_sigmas(sigmas, schedule)))
+    x = _state(x)
+    with Caller(model, len(plan.steps), extra_args, callback, disable=disable) as caller:
+        return run(plan, caller, x)
 
 
 @torch.no_grad()

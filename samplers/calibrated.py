@@ -1,0 +1,243 @@
+"""Solvers calibrated on a model: sigmas and weights that belong together, as data.
+
+A calibration is what `lab.calibrate` finds for a model, a guidance and a number of calls: a list of
+sigmas, and for each step the weights of the state and of the last denoised outputs. It runs as any
+other plan does. Weights belong to their sigmas: a run may start later on the list, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from .exponential import EXACT, Transition
+from .plan import Grid, Plan, Step, Weights
+from .schedule import NoiseSchedule, RectifiedFlow, VarianceExploding
+
+FORMAT = "dpm_solver_calibration"
+VERSION = 1
+PRIOR_ORDER = 3
+"""Order of the exact weights that stand for calibrated ones where there are too few outputs."""
+
+SAME_SIGMA = 1e-4
+"""How far, relatively, a sigma that is plugged in may be from the list's: hosts round to float32."""
+
+FURTHEST = 20.0
+"""In lambda_: noise beyond this hides all there is."""
+
+MOST_CALLS, MOST_OUTPUTS, MOST_BYTES = 1000, 16, 1 << 20
+"""Larger files are no calibrations."""
+
+SCHEDULES: dict[str, type[NoiseSchedule]] = {
+    "diffusion": VarianceExploding,
+    "flow": RectifiedFlow,
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a calibration was fitted on, and how it did: for people, and to tell whether it fits.
+
+    Attributes:
+        model: kind of model, as the host names it.
+        guidance: its scale, or None where the guider has none.
+        seeds: how many noises it was fitted on.
+        model_calls: single-image model calls that the fit took.
+        errors: on held-out seeds, solver -> geometric mean over images of the root mean square
+            distance to the converged image.
+    """
+
+    model: str = ""
+    guidance: float | None = None
+    seeds: int = 0
+    model_calls: int = 0
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Sigmas and weights of a solver.
+
+    Attributes:
+        kind: a key of SCHEDULES.
+        sigmas: n + 1, falling, the last one 0.
+        steps: n, each with the weights of the state and of the last denoised outputs, the newest
+            first.
+        fitted: where it comes from.
+
+    Raises:
+        ValueError: the parts don't make a solver.
+    """
+
+    kind: str
+    sigmas: tuple[float, ...]
+    steps: tuple[Weights, ...]
+    fitted: Fitted = Fitted()
+
+    def __post_init__(self) -> None:
+        limit = math.inf if self.kind == "diffusion" else 1.0
+        numbers = [*self.sigmas, *(w for step in self.steps for w in (step.state, *step.outputs))]
+        if self.kind not in SCHEDULES:
+            raise ValueError(f"its kind of model is {self.kind!r}, not {' or '.join(SCHEDULES)}.")
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("it holds a number that is not finite.")
+        if not 1 <= len(self.steps) == len(self.sigmas) - 1 <= MOST_CALLS:
+            raise ValueError(f"it has {len(self.sigmas)} sigmas for {len(self.steps)} steps.")
+        if self.sigmas[-1] != 0.0 or self.sigmas[0] > limit:
+            raise ValueError("its sigmas must lie within the model's range and end at 0.")
+        if any(
+            later >= sooner for sooner, later in zip(self.sigmas, self.sigmas[1:], strict=False)
+        ):
+            raise ValueError("its sigmas do not fall.")
+        if any(not 1 <= len(step.outputs) <= i + 1 for i, step in enumerate(self.steps)):
+            raise ValueError("a step uses model outputs from before the start.")
+
+    @property
+    def calls(self) -> int:
+        return len(self.steps)
+
+    def schedule(self) -> NoiseSchedule:
+        return SCHEDULES[self.kind]()
+
+    def fits(self, schedule: NoiseSchedule) -> None:
+        """Raise ValueError where the model is of another kind."""
+        if not isinstance(schedule, SCHEDULES[self.kind]):
+            wanted = "a flow model" if self.kind == "flow" else "a noise- or v-prediction model"
+            raise ValueError(
+                f"This calibration was made for {wanted}, and the loaded model is none: choose one "
+                "that was made for it, or calibrate anew."
+            )
+
+    def start(self, sigmas: Sequence[float]) -> int:
+        """Where on the list a run with these sigmas starts.
+
+        Raises:
+            ValueError: they are not the calibrated ones, from some place on.
+        """
+        first = len(self.sigmas) - len(sigmas)
+        same = first >= 0 and all(
+            abs(given - own) <= SAME_SIGMA * own
+            for given, own in zip(sigmas, self.sigmas[first:], strict=True)
+        )
+        if not same or len(sigmas) < 2:
+            raise ValueError(
+                "sigmas are not those that this calibration was made for: its weights hold for them "
+                "alone, so connect the SIGMAS output that belongs to this SAMPLER (or its last part)."
+            )
+        return first
+
+    def nearest(self, sigma: float) -> int:
+        """Index of the sigma above 0 on the list that is nearest to this one in lambda_."""
+        schedule = self.schedule()
+
+        def lambda_(sigma: float) -> float:
+            return max(schedule.lambda_(sigma), -FURTHEST)  # a flow's 1 has none
+
+        distances = [abs(lambda_(own) - lambda_(sigma)) for own in self.sigmas[:-1]]
+        return distances.index(min(distances))
+
+    def plan(self, schedule: NoiseSchedule, first: int = 0) -> Plan:
+        """The plan from the list's `first` sigma on.
+
+        A step for which the outputs of the earlier part are missing has the exact weights.
+        """
+        steps = []
+        for i in range(first, self.calls):
+            weights = self.steps[i]
+            if len(weights.outputs) > i - first + 1:
+                weights = exact_weights(schedule, self.sigmas[first : i + 2])
+            order = min(len(weights.outputs), i - first + 1)
+            steps.append(Step(self.sigmas[i], self.sigmas[i + 1], *weights, order=order))
+        return Plan(tuple(steps))
+
+
+def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float]) -> Weights:
+    """DPM-Solver++'s exact weights for the last step of a list, of as high an order as it allows."""
+    grid = Grid.of(sigmas, schedule)
+    last = len(grid.levels) - 2
+    if grid.levels[-1].sigma == 0.0 or last < grid.first:
+        return Weights(*grid.limit_step(last)[2:4])
+    start = grid.levels[last]
+    usable = range(max(grid.first, last + 1 - PRIOR_ORDER), last)
+    nodes = [grid.levels[j].lambda_ - start.lambda_ for j in reversed(usable)]
+    transition = Transition.between("dpmsolver++", start, grid.levels[-1])
+    return Weights(transition.state, transition.weights(nodes, EXACT))
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Write a calibration as a safetensors file."""
+    width = max(len(step.outputs) for step in calibration.steps)
+    rows = [
+        [step.state, *step.outputs, *[0.0] * (width - len(step.outputs))]
+        for step in calibration.steps
+    ]
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "kind": calibration.kind,
+        "fitted": json.dumps(asdict(calibration.fitted)),
+    }
+    tensors = {
+        "sigmas": torch.tensor(calibration.sigmas, dtype=torch.float64),
+        "weights": torch.tensor(rows, dtype=torch.float64),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata)
+
+
+def load(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        ValueError: the file is no calibration, is damaged, or is of a later version.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("it is too large to be one.")
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError("it holds something else.")
+            if metadata.get("version") != str(VERSION):
+                raise ValueError(
+                    f"it is of version {metadata.get('version')}, and this pack reads {VERSION}: "
+                    "update the pack."
+                )
+            sigmas = _numbers(file.get_tensor("sigmas"), 1)
+            rows = _numbers(file.get_tensor("weights"), 2)
+            fitted = _fitted(json.loads(metadata.get("fitted", "{}")))
+        steps = tuple(
+            Weights(row[0], tuple(row[1 : 2 + min(i, len(row) - 2)])) for i, row in enumerate(rows)
+        )
+        return Calibration(metadata.get("kind", ""), tuple(sigmas), steps, fitted)
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path.name} is no calibration that can be used: {error}") from None
+
+
+def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
+    most = (MOST_CALLS + 1, MOST_OUTPUTS + 1)[:dimensions]
+    fits = tensor.ndim == dimensions and all(
+        size <= limit for size, limit in zip(tensor.shape, most, strict=True)
+    )
+    if not fits or not tensor.is_floating_point() or tensor.numel() == 0:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is not what it should hold.")
+    return tensor.to(torch.float64).tolist()
+
+
+def _fitted(given: Mapping[str, Any]) -> Fitted:
+    guidance = given.get("guidance")
+    return Fitted(
+        model=str(given.get("model", "")),
+        guidance=None if guidance is None else float(guidance),
+        seeds=int(given.get("seeds", 0)),
+        model_calls=int(given.get("model_calls", 0)),
+        errors={str(name): float(value) for name, value in dict(given.get("errors", {})).items()},
+    )

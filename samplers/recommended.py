@@ -1,0 +1,71 @@
+"""The sampler to take without thinking: order, form, corrector and sigmas by the number of calls.
+
+The table was found by `benchmarks/recommended.py`, which prints its rows. What it depends on is the
+number of model calls and the kind of schedule; guidance it can't know, so that each row is the best
+compromise of runs with and without.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from .schedule import NoiseSchedule, RectifiedFlow
+from .spacing import Density, dense
+
+SOLVERS: dict[str, dict[str, Any]] = {
+    "2M": {"algorithm": "dpmsolver++", "order": 2},
+    **{
+        f"{order}M unic": {
+            "algorithm": "dpmsolver++",
+            "order": order,
+            "solver_type": "exact",
+            "corrector": "unic",
+        }
+        for order in (2, 3)
+    },
+    **{f"adams {order}": {"algorithm": "adams", "order": order} for order in (2, 3, 4)},
+    **{
+        f"adams {order} unic": {"algorithm": "adams", "order": order, "corrector": "unic"}
+        for order in (2, 3, 4)
+    },
+}
+"""What `sample_multistep` is called with, by name; the order of no step is lowered at the end."""
+
+
+class Recommendation(NamedTuple):
+    """A solver, by its name in SOLVERS, and the sigmas that go with it."""
+
+    solver: str
+    density: Density
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**SOLVERS[self.solver], "lower_order_final": "off"}
+
+
+TABLE: dict[str, dict[int, Recommendation]] = {
+    "diffusion": {
+        5: Recommendation("2M unic", Density(-0.68, 0.86, -0.15, 1.38)),
+        8: Recommendation("2M unic", Density(-0.01, 0.65, -0.2, 0.95)),
+    },
+    "flow": {
+        5: Recommendation("2M unic", Density(-0.68, 0.86, -0.15, 1.38)),
+    },
+}
+"""Kind of schedule -> model calls -> what to take."""
+
+
+def recommended(schedule: NoiseSchedule, calls: int) -> Recommendation:
+    """What to take for a number of model calls: the row of the nearest number, by ratio."""
+    rows = TABLE["flow" if isinstance(schedule, RectifiedFlow) else "diffusion"]
+    nearest = min(rows, key=lambda known: abs(math.log(known / max(calls, 1))))
+    return rows[nearest]
+
+
+def recommended_sigmas(
+    schedule: NoiseSchedule, sigma_max: float, sigma_min: float, calls: int
+) -> list[float]:
+    """The sigmas of a run of so many calls: calls + 1, from sigma_max to 0."""
+    density = recommended(schedule, calls).density
+    return [*dense(density, sigma_max, sigma_min, calls - 1), 0.0]
