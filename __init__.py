@@ -14,7 +14,9 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint() -> Any:
     """ComfyUI's door: put the samplers into its menus and hand it the nodes."""
     from .hosts.comfyui import register_menus
+    from .hosts.comfyui_calibrate import register_folder
     from .nodes import DPMSolverExtension
 
     register_menus()
+    register_folder()
     return DPMSolverExtension()

@@ -6,18 +6,20 @@ from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import nodes_lab
 from .hosts import comfyui
 from .samplers import sample_adaptive, sample_multistep, sample_singlestep
 from .samplers.catalog import entry
 from .samplers.checks import one_of
 from .samplers.sample import (
     ALGORITHMS,
+    CORRECTORS,
     GROUPINGS,
     LOWER_ORDER_FINAL,
+    MULTISTEP_ALGORITHMS,
     NOISE_DEVICES,
     SOLVER_TYPES,
 )
-from .samplers.spacing import SPACINGS
 
 CATEGORY = "sampling/DPM-Solver"
 CONTROLLERS = ("authors", "pid")
@@ -25,19 +27,19 @@ METHODS = ("multistep", "singlestep")
 DIRECTIONS = ("falling", "rising")
 
 
-def _algorithm() -> io.Combo.Input:
+def _algorithm(options: tuple[str, ...] = ALGORITHMS, more: str = "") -> io.Combo.Input:
     return io.Combo.Input(
         "algorithm",
-        options=list(ALGORITHMS),
+        options=list(options),
         default="dpmsolver++",
         tooltip="What the solver interpolates between steps. dpmsolver++: the denoised image; the "
         "authors advise it for guided sampling, so start with it. dpmsolver: the noise, as in the "
-        "first paper; on some models it is closer, which a run with each will show.",
+        "first paper; on some models it is closer, which a run with each will show." + more,
     )
 
 
-def _order(least: int, default: int, tooltip: str) -> io.Int.Input:
-    return io.Int.Input("order", default=default, min=least, max=3, tooltip=tooltip)
+def _order(least: int, default: int, tooltip: str, most: int = 3) -> io.Int.Input:
+    return io.Int.Input("order", default=default, min=least, max=most, tooltip=tooltip)
 
 
 def _published_type(tooltip: str) -> io.Combo.Input:
@@ -188,12 +190,18 @@ class DPMSolver_Multistep(io.ComfyNode):
             description="Every multistep solver of the family: one model call per step, reusing the "
             "outputs of the steps before. The default settings are DPM++ 2M.",
             inputs=[
-                _algorithm(),
+                _algorithm(
+                    MULTISTEP_ALGORITHMS,
+                    " adams: the direction of the path, in sigma, as ipndm and lms do; strong with "
+                    "the corrector from 10 steps up.",
+                ),
                 _order(
                     1,
                     2,
                     "How many model outputs a step combines. 1: DDIM, needs many steps. 2: the "
-                    "default. 3: closer from about 15 steps up, less stable below.",
+                    "default. 3: closer from about 15 steps up, less stable below. 4: with the exact "
+                    "solver type or adams alone; from about 20 steps up.",
+                    most=4,
                 ),
                 io.Combo.Input(
                     "solver_type",
@@ -206,13 +214,26 @@ class DPMSolver_Multistep(io.ComfyNode):
                 ),
                 _lower_order_final(),
                 *_thresholding(),
-                _cfg_pp(),  # last: workflow files hold the values of inputs by their place
+                _cfg_pp(),
+                # Later ones come last: workflow files hold the values of inputs by their place.
+                io.Combo.Input(
+                    "corrector",
+                    options=["none", *CORRECTORS],
+                    default="none",
+                    optional=True,
+                    tooltip="unic: each step first corrects the state by the model's output at it, "
+                    "which it needs anyway: one order more at no model call. Closer from about 8 "
+                    "steps up; with fewer and a high CFG try none. Not with CFG++.",
+                ),
             ],
             outputs=[io.Sampler.Output()],
         )
 
     @classmethod
-    def execute(cls, **settings: Any) -> io.NodeOutput:
+    def execute(cls, corrector: str = "none", **settings: Any) -> io.NodeOutput:
+        one_of("corrector", corrector, ("none", *CORRECTORS))
+        if corrector != "none":
+            settings["corrector"] = corrector
         return _sampler(cls, sample_multistep, settings)
 
 
@@ -495,9 +516,10 @@ class DPMSolver_Sigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "spacing",
-                    options=list(SPACINGS),
+                    options=list(comfyui.OFFERED_SPACINGS),
                     default="logSNR",
                     tooltip="logSNR: even in log-SNR; the one to use from 15 steps up. "
+                    "recommended: what goes with the sampler dpm_solver++_recommended. "
                     "time_quadratic: closer steps at low noise than time_uniform; often the best of "
                     "the three from 6 to 12 steps. time_uniform: even in the model's time, as other "
                     "schedulers are; on flow models the steadiest below 10 steps. On flow models, "
@@ -540,6 +562,45 @@ class DPMSolver_Sigmas(io.ComfyNode):
         )
 
 
+class DPMSolver_Recommended(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolver_Recommended",
+            display_name="DPM++ (recommended)",
+            category=CATEGORY,
+            description="The sampler and the sigmas that were measured best for this number of steps "
+            "and this kind of model; nothing else to choose. Connect both outputs. To get closer "
+            "still with 5 to 10 steps, run DPM-Solver Calibrate once on your model.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to sample with."),
+                io.Int.Input(
+                    "steps",
+                    default=12,
+                    min=1,
+                    max=10000,
+                    tooltip="Steps, each one model call. 10 to 15 are enough for most images.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 for image to image: the last steps of a longer list, as in "
+                    "KSampler. 1 starts from pure noise.",
+                ),
+            ],
+            outputs=[io.Sampler.Output(), io.Sigmas.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, steps: int, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
+        return io.NodeOutput(
+            *comfyui.recommended_pair(model.get_model_object("model_sampling"), steps, denoise)
+        )
+
+
 class DPMSolverExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -550,4 +611,6 @@ class DPMSolverExtension(ComfyExtension):
             DPMSolver_Adaptive,
             DPMSolver_SDE,
             DPMSolver_Sigmas,
+            DPMSolver_Recommended,
+            *nodes_lab.NODES,
         ]

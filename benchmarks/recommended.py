@@ -21,7 +21,7 @@ import torch
 from scipy.optimize import minimize
 
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding, sample_multistep
-from ..samplers.recommended import Recommendation, SOLVERS
+from ..samplers.recommended import SOLVERS, Recommendation
 from ..samplers.spacing import Density, dense
 from . import digits
 

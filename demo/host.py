@@ -104,7 +104,7 @@ def comfyui(version: str = DEFAULT) -> Path:
 
 
 def environment(version: str = DEFAULT) -> Path:
-    """A Python with that ComfyUI's requirements: this one, or for older hosts one of their own."""
+    """A Python with what that ComfyUI and the pack require: this one, or one for that version."""
     if version == DEFAULT or "COMFYUI_PATH" in os.environ:
         return Path(sys.executable)
     torch, torchvision = (
@@ -112,6 +112,7 @@ def environment(version: str = DEFAULT) -> Path:
         for name in ("torch", "torchvision")
     )
     requirements = comfyui(version) / "requirements.txt"
+    of_the_pack = Path(__file__).resolve().parents[1] / "requirements.txt"
 
     def make(path: Path) -> None:
         print(f"Setting up Python for ComfyUI {version}", file=sys.stderr)
@@ -119,9 +120,9 @@ def environment(version: str = DEFAULT) -> Path:
         python = str(path / "bin" / "python")
         _check([*uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(path)])
         install = [*uv, "pip", "install", "--quiet", "--python", python]
-        _check([*install, torch, torchvision, "-r", str(requirements)])
+        _check([*install, torch, torchvision, "-r", str(requirements), "-r", str(of_the_pack)])
 
-    name = f"python{sys.version_info[0]}.{sys.version_info[1]}-comfyui-{version}-{torch}"
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}-comfyui-{version}-{torch}-lab"
     return cached(name, make) / "bin" / "python"
 
 

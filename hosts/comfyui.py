@@ -16,13 +16,20 @@ import torch
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from ..samplers.catalog import CATALOG
 from ..samplers.checks import at_least, one_of
-from ..samplers.spacing import SPACINGS, TIME_POWERS, flow_first, in_time, log_snr
+from ..samplers.recommended import recommended
+from ..samplers.sample import sample_recommended
+from ..samplers.spacing import SPACINGS, TIME_POWERS, dense, flow_first, in_time, log_snr
 
 MOST_STEPS = 1_000_000
+RECOMMENDED = "recommended"
+OFFERED_SPACINGS = (*SPACINGS, RECOMMENDED)
+"""Of the sigmas node and the scheduler menus."""
+
 SCHEDULER_NAMES = {
     "dpm_solver_log_snr": "logSNR",
     "dpm_solver_time_uniform": "time_uniform",
     "dpm_solver_time_quadratic": "time_quadratic",
+    "dpm_solver_recommended": RECOMMENDED,
 }
 """Our names in the host's scheduler menus -> the spacing; permanent, as workflows hold them."""
 
@@ -63,8 +70,6 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
     That is its schedule; for CFG++, the unconditional predictions; and where the solver can,
     lowering of long steps on flows and with noise.
     """
-    settings_of_its_own = inspect.signature(function).parameters
-    lowers, eta = "lower_long_steps" in settings_of_its_own, settings_of_its_own["eta"].default
 
     def sample(
         model: Any,
@@ -76,15 +81,32 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         **settings: Any,
     ) -> torch.Tensor:
         model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
-        schedule = settings["schedule"] = noise_schedule(model_sampling)
-        if lowers:
-            stochastic = settings.get("eta", eta) != 0.0
-            settings["lower_long_steps"] = stochastic or isinstance(schedule, RectifiedFlow)
+        settings = with_model_settings(function, settings, noise_schedule(model_sampling))
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
         return function(model, x, sigmas, extra_args, callback, disable, **settings)
 
+    sample.solver = (function, cfg_pp)  # type: ignore[attr-defined]  # see solver_of
     return sample
+
+
+def with_model_settings(
+    function: Callable[..., Any], settings: Mapping[str, Any], schedule: NoiseSchedule
+) -> dict[str, Any]:
+    """The settings of one of `samplers.sample_*`, with those that follow from the model's schedule."""
+    own = inspect.signature(function).parameters
+    settings = {**settings, "schedule": schedule}
+    if "lower_long_steps" in own:
+        stochastic = settings.get("eta", own["eta"].default) != 0.0
+        settings["lower_long_steps"] = stochastic or isinstance(schedule, RectifiedFlow)
+    return settings
+
+
+def solver_of(sampler: Any) -> tuple[Callable[..., Any], bool] | None:
+    """Which of `samplers.sample_*` a SAMPLER runs, and whether in its CFG++ form; None: not ours."""
+    function = getattr(sampler, "sampler_function", None)
+    solver: tuple[Callable[..., Any], bool] | None = getattr(function, "solver", None)
+    return solver if isinstance(solver, tuple) else None
 
 
 def _unconditional(
@@ -154,7 +176,7 @@ def sigmas(
     """A list of steps + 1 sigmas for a model.
 
     Args:
-        spacing: one of SPACINGS.
+        spacing: one of OFFERED_SPACINGS.
         denoise: below 1, as in the host: the last steps + 1 sigmas of a list of int(steps / denoise)
             steps; an empty list at 0.
         final_zero: end at 0, which the last step reaches; otherwise at the model's sigma_min.
@@ -164,7 +186,7 @@ def sigmas(
     Raises:
         ValueError: a setting is out of its range, as linked inputs may be, or the list too long.
     """
-    one_of("spacing", spacing, SPACINGS)
+    one_of("spacing", spacing, OFFERED_SPACINGS)
     at_least("steps", steps, 1)
     at_least("denoise", denoise, 0.0)
     if denoise > 1.0:
@@ -179,18 +201,39 @@ def sigmas(
     total = int(steps / denoise)
     flow = isinstance(noise_schedule(model_sampling), RectifiedFlow)
     if rising:
-        falling = _above_zero(model_sampling, spacing, total + flow)[-(steps + 1) :]
+        falling = _above_zero(model_sampling, spacing, total + flow, False)[-(steps + 1) :]
         return torch.FloatTensor(falling[::-1])
-    falling = _above_zero(model_sampling, spacing, total - final_zero)
+    falling = _above_zero(model_sampling, spacing, total - final_zero, final_zero)
     return torch.FloatTensor((falling + [0.0] * final_zero)[-(steps + 1) :])
 
 
-def _above_zero(model_sampling: Any, spacing: str, intervals: int) -> list[float]:
-    """From the model's sigma_max to its sigma_min in a number of intervals."""
+def recommended_pair(
+    model_sampling: Any, steps: int, denoise: float = 1.0
+) -> tuple[comfy.samplers.KSAMPLER, torch.Tensor]:
+    """The recommended SAMPLER with its SIGMAS; see `sigmas` for the arguments."""
+    return sampler(sample_recommended, {}), sigmas(model_sampling, RECOMMENDED, steps, denoise)
+
+
+def sigma_at(model_sampling: Any, denoise: float) -> float:
+    """Where image to image starts that keeps this part of the model's time."""
+    sigma_of_time, t_start, _ = _times(model_sampling)
+    return sigma_of_time(t_start * denoise)
+
+
+def _above_zero(model_sampling: Any, spacing: str, intervals: int, finishes: bool) -> list[float]:
+    """From the model's sigma_max to its sigma_min in a number of intervals.
+
+    Where a final zero follows (`finishes`), the recommended spacing may end above sigma_min.
+    """
     schedule = noise_schedule(model_sampling)
     sigma_max, sigma_min = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
     if isinstance(schedule, RectifiedFlow) and math.isclose(sigma_max, 1.0, rel_tol=1e-5):
         sigma_max = 1.0
+    if spacing == RECOMMENDED:
+        density = recommended(schedule, intervals + finishes).density
+        if not finishes:
+            density = density._replace(last=0.0)
+        return dense(density, sigma_max, sigma_min, intervals)
     sigma_of_time, t_start, t_end = _times(model_sampling)
     if spacing == "logSNR":
         first = flow_first(sigma_of_time, t_start, intervals)

@@ -40,7 +40,11 @@ NODES = {
     "DPMSolver_Adaptive": "DPM-Solver Adaptive",
     "DPMSolver_SDE": "DPM-Solver SDE",
     "DPMSolver_Sigmas": "DPM-Solver Sigmas",
+    "DPMSolver_Compare": "Solver Compare",
+    "DPMSolver_Candidate": "Solver Candidate",
+    "DPMSolver_PlotSigmas": "Plot Sigmas",
 }
+LAB = ("DPMSolver_Compare", "DPMSolver_Candidate", "DPMSolver_PlotSigmas")
 ALGORITHMS = ["dpmsolver++", "dpmsolver"]
 SPACINGS = {
     "logSNR": "dpm_solver_log_snr",
@@ -88,9 +92,12 @@ def test_the_pack_shows_its_nodes_and_no_others(host: Server) -> None:
     pack = known["DPMSolver_2M"]["python_module"]
     ours = {name: info for name, info in known.items() if info["python_module"] == pack}
     assert {name: info["display_name"] for name, info in ours.items()} == NODES
-    assert {info["category"] for info in ours.values()} == {"sampling/DPM-Solver"}
+    assert {name: info["category"] for name, info in ours.items()} == {
+        name: "sampling/DPM-Solver/lab" if name in LAB else "sampling/DPM-Solver" for name in NODES
+    }
     assert all(info["description"] for info in ours.values())
-    assert {info["output"][0] for info in ours.values()} == {"SAMPLER", "SIGMAS"}
+    makers = [info for name, info in ours.items() if name not in LAB]
+    assert {info["output"][0] for info in makers} == {"SAMPLER", "SIGMAS"}
 
 
 @pytest.mark.parametrize("name", NODES)
@@ -110,7 +117,8 @@ def test_help_page_is_served(host: Server, name: str) -> None:
     assert text == (DOCS / f"{name}.md").read_text(encoding="utf-8")
     assert text.startswith(f"# {NODES[name]}\n")
     fields = host.object_info(name)[name]["input_order"]
-    assert all(field in text for group in fields.values() for field in group)
+    shown = {field for group in ("required", "optional") for field in fields.get(group, ())}
+    assert {field for field in shown if field not in text} == set()
 
 
 # --- as in the menu and as the host's own --------------------------------------------------------
@@ -350,6 +358,13 @@ RELEASED = {
         *("thresholding", "threshold_ratio", "threshold_max"),
     ],
     "DPMSolver_Sigmas": ["model", "steps", "denoise", "spacing", "final_zero", "direction"],
+    "DPMSolver_Compare": [
+        *("latent_image", "noise_seed", "candidates", "calls", "reference_calls", "cfg"),
+        *("guider", "model", "positive", "negative", "vae"),
+        *("more_candidates", "reference_sampler", "reference_sigmas"),
+    ],
+    "DPMSolver_Candidate": ["sampler", "scheduler", "label", "sigmas", "previous"],
+    "DPMSolver_PlotSigmas": ["sigmas", "model", "sampler"],
 }
 
 

@@ -1,0 +1,399 @@
+"""Samplers side by side: the same start, several numbers of model calls, one reference.
+
+A `Candidate` is anything that makes a latent from a list of sigmas. `prepare` finds out, without a
+call of the model, how many steps of it fit into each number of calls; `run` then runs them one by
+one, counts the calls that were really made, and measures how far each result is from the reference.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+Sigmas = torch.Tensor | Sequence[float]
+Passing = tuple[type[BaseException], ...]
+
+MOST_CALLS = 10_000
+"""No run goes on beyond this: a sampler that chooses its own steps may never end on a broken model."""
+
+SAME_START = 0.01
+"""Lists whose first sigmas differ by a larger part than this start from different noise levels."""
+
+REASON_LENGTH = 160
+
+
+class TooManyCallsError(RuntimeError):
+    """A run was stopped because it called the model more often than it may."""
+
+
+@dataclass
+class Meter:
+    """Counts the model calls of one run: whoever calls the model calls this first.
+
+    Attributes:
+        dry: the model is not to be called; zeros stand in for what it would give.
+        limit: of calls; one more raises TooManyCallsError.
+        on_call: told the number of calls so far.
+    """
+
+    dry: bool = False
+    limit: int = MOST_CALLS
+    on_call: Callable[[int], object] | None = None
+    calls: int = 0
+
+    def __call__(self) -> None:
+        if self.calls >= self.limit:
+            raise TooManyCallsError(f"stopped after {self.limit} model calls without an end.")
+        self.calls += 1
+        if self.on_call is not None:
+            self.on_call(self.calls)
+
+
+def metered(model: Callable[..., torch.Tensor], meter: Meter) -> Callable[..., torch.Tensor]:
+    """A denoiser `model(x, sigma, **extra_args)` with its calls counted."""
+
+    def counted(x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
+        meter()
+        return torch.zeros_like(x) if meter.dry else model(x, sigma, **extra_args)
+
+    return counted
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sampler and where its steps are put.
+
+    Attributes:
+        label: its name in tables and pictures.
+        sample: (sigmas, meter) -> latent, [batch, ...] of any rank. It starts from the same noise
+            every time and calls the meter at each model call.
+        spaced: steps -> a list of sigmas.
+        listed: exactly this list; then it has one cell, whatever the numbers of calls.
+    """
+
+    label: str
+    sample: Callable[[Sigmas, Meter], torch.Tensor]
+    spaced: Callable[[int], Sigmas]
+    listed: Sigmas | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to come.
+
+    Attributes:
+        row: index of its candidate.
+        budget: the number of calls it belongs to; None where the candidate has one cell only.
+        sigmas: empty where there is nothing to run, and `failure` says why.
+        calls: how many it will make; for a solver that chooses its own steps a guess.
+        chooses: the sampler chooses its own steps.
+    """
+
+    candidate: Candidate
+    row: int
+    budget: int | None
+    sigmas: Sigmas = ()
+    calls: int = 0
+    chooses: bool = False
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run done.
+
+    Attributes:
+        calls: model calls that were made; 0 where nothing ran.
+        seconds: of wall clock, sampling alone.
+        error: distance to the reference (see `distance`); NaN where `failure` says why.
+        failure: empty, or a sentence.
+        note: what to keep in mind when reading the error; mostly empty.
+    """
+
+    label: str
+    row: int
+    budget: int | None
+    calls: int = 0
+    seconds: float = 0.0
+    error: float = math.nan
+    failure: str = ""
+    note: str = ""
+    latent: torch.Tensor | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The latent that errors are measured against, on the CPU, and how it was made."""
+
+    label: str
+    calls: int
+    seconds: float
+    sigma_start: float
+    latent: torch.Tensor = field(repr=False, compare=False)
+
+
+def distance(latent: torch.Tensor, reference: torch.Tensor) -> float:
+    """Root mean square of the difference per image; of several images the geometric mean.
+
+    The geometric mean, because errors of different images differ by factors: an arithmetic one would
+    be that of the worst image.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if latent.shape != reference.shape:
+        raise ValueError(
+            f"its latent has the shape {list(latent.shape)}, the reference {list(reference.shape)}."
+        )
+    difference = (latent.double().cpu() - reference.double().cpu()).reshape(len(latent), -1)
+    per_image = difference.square().mean(dim=1).sqrt()
+    return float(per_image.log().mean().exp())
+
+
+def prepare(
+    candidates: Sequence[Candidate], budgets: Sequence[int], passing: Passing = ()
+) -> list[Job]:
+    """What is to be run, row by row, found out by dry runs.
+
+    A sampler that calls the model more than once a step gets as many steps as fit into the budget; one
+    that chooses its own steps, and one with its own list, is run once.
+
+    Args:
+        budgets: numbers of model calls, rising.
+        passing: exceptions that end the whole comparison (the host's interrupt).
+    """
+    return [
+        job
+        for row, candidate in enumerate(candidates)
+        for job in _jobs(candidate, row, sorted(set(budgets)), passing)
+    ]
+
+
+def _jobs(
+    candidate: Candidate, row: int, budgets: Sequence[int], passing: Passing
+) -> Iterator[Job]:
+    try:
+        if candidate.listed is not None:
+            calls, chooses = _dry(candidate, candidate.listed, passing)
+            yield Job(candidate, row, None, candidate.listed, calls, chooses)
+            return
+        dry = _DryRuns(candidate, passing)
+        if dry.chooses(budgets):
+            most = budgets[-1]
+            yield Job(candidate, row, None, dry.sigmas(most), dry(most), chooses=True)
+            return
+    except passing:
+        raise
+    except Exception as error:
+        yield Job(candidate, row, budgets[0], failure=reason(error))
+        return
+    for budget in budgets:
+        try:
+            steps = dry.fit(budget)
+            yield Job(candidate, row, budget, dry.sigmas(steps), dry(steps))
+        except passing:
+            raise
+        except Exception as error:
+            yield Job(candidate, row, budget, failure=reason(error))
+
+
+class _DryRuns:
+    """How many calls a candidate makes in a number of steps, found out once each."""
+
+    def __init__(self, candidate: Candidate, passing: Passing) -> None:
+        self._candidate = candidate
+        self._passing = passing
+        self._lists: dict[int, Sigmas] = {}
+        self._calls: dict[int, int] = {}
+        self._endless = False
+
+    def sigmas(self, steps: int) -> Sigmas:
+        if steps not in self._lists:
+            self._lists[steps] = self._candidate.spaced(steps)
+        return self._lists[steps]
+
+    def __call__(self, steps: int) -> int:
+        if steps not in self._calls:
+            calls, endless = _dry(self._candidate, self.sigmas(steps), self._passing)
+            self._calls[steps], self._endless = calls, self._endless or endless
+        return self._calls[steps]
+
+    def chooses(self, budgets: Sequence[int]) -> bool:
+        """Whether the number of steps has next to no say in the number of calls."""
+        few, many = budgets[0], max(budgets[-1], 2 * budgets[0])
+        return self(many) - self(few) < (many - few) / 2 or self._endless
+
+    def fit(self, budget: int) -> int:
+        """The largest number of steps that takes at most `budget` calls.
+
+        Raises:
+            ValueError: there is none.
+        """
+        steps = budget
+        while (calls := self(steps)) > budget:
+            if steps == 1:
+                raise ValueError(f"it takes at least {calls} model calls.")
+            steps = max(1, min(steps - 1, steps * budget // calls))
+        while self(steps) < budget and self(steps) < self(steps + 1) <= budget:
+            steps += 1
+        return steps
+
+
+def _dry(candidate: Candidate, sigmas: Sigmas, passing: Passing) -> tuple[int, bool]:
+    """Calls of a run without the model, and whether it found no end, as it chooses its own steps.
+
+    Where the run fails on the zeros it is fed, one call a step is assumed: the real run will tell.
+    """
+    steps = max(len(sigmas) - 1, 0)
+    meter = Meter(dry=True, limit=20 * steps + 200)
+    try:
+        candidate.sample(sigmas, meter)
+    except passing:
+        raise
+    except TooManyCallsError:
+        return meter.calls, True
+    except Exception:
+        return steps, False
+    return meter.calls, False
+
+
+def find_reference(
+    candidate: Candidate,
+    calls: int,
+    passing: Passing = (),
+    on_call: Callable[[int], object] | None = None,
+) -> Reference:
+    """Run a candidate finely, for the others to be measured against.
+
+    Raises:
+        RuntimeError: it failed, or its result is not finite.
+    """
+    (job, *_) = _jobs(candidate, 0, [calls], passing)
+    meter = Meter(on_call=on_call)
+    began = time.perf_counter()
+    failure, latent = job.failure, None
+    if not failure:
+        latent, failure = _sample(candidate, job.sigmas, meter, passing)
+    if latent is None or failure:
+        raise RuntimeError(
+            f"The reference ({candidate.label}) could not be made: {failure} Fix this, or connect "
+            "another reference_sampler."
+        )
+    seconds = time.perf_counter() - began
+    return Reference(candidate.label, meter.calls, seconds, _start(job.sigmas), latent)
+
+
+def run(
+    jobs: Iterable[Job],
+    reference: Reference,
+    passing: Passing = (),
+    on_call: Callable[[Job, int], object] | None = None,
+) -> Iterator[Cell]:
+    """Run the jobs one by one. One that fails gives a cell that says so, and the rest goes on.
+
+    Args:
+        passing: exceptions that end the whole comparison (the host's interrupt). Those that are no
+            `Exception` always do.
+        on_call: told the job and its number of calls so far.
+    """
+    for job in jobs:
+        cell = Cell(job.candidate.label, job.row, job.budget, failure=job.failure)
+        if job.failure:
+            yield cell
+            continue
+
+        def told(calls: int, job: Job = job) -> None:
+            if on_call is not None:
+                on_call(job, calls)
+
+        meter = Meter(on_call=told)
+        began = time.perf_counter()
+        latent, failure = _sample(job.candidate, job.sigmas, meter, passing)
+        cell = replace(
+            cell, calls=meter.calls, seconds=time.perf_counter() - began, failure=failure
+        )
+        if latent is not None and not failure:
+            try:
+                error = distance(latent, reference.latent)
+                note = _note(job.sigmas, reference)
+                cell = replace(cell, error=error, latent=latent, note=note)
+            except ValueError as problem:
+                cell = replace(cell, failure=reason(problem))
+        yield cell
+
+
+def _sample(
+    candidate: Candidate, sigmas: Sigmas, meter: Meter, passing: Passing
+) -> tuple[torch.Tensor | None, str]:
+    """The latent, on the CPU (which waits for the device), and what was wrong with it."""
+    try:
+        latent = candidate.sample(sigmas, meter).cpu()
+    except passing:
+        raise
+    except Exception as error:
+        return None, reason(error)
+    if not bool(torch.isfinite(latent).all()):
+        return None, "its result holds NaN or infinity."
+    return latent, ""
+
+
+def _start(sigmas: Sigmas) -> float:
+    return float(sigmas[0]) if len(sigmas) else math.nan
+
+
+def _note(sigmas: Sigmas, reference: Reference) -> str:
+    start = _start(sigmas)
+    if abs(start - reference.sigma_start) <= SAME_START * reference.sigma_start:
+        return ""
+    return (
+        f"starts at sigma {start:.4g}, the reference at {reference.sigma_start:.4g}: "
+        "another start, so part of the error is not the sampler's."
+    )
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, in one short line."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, ValueError | RuntimeError | NotImplementedError) or not text:
+        text = f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}."
+    return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 4].rstrip() + " ..."
+
+
+def parse_calls(text: str) -> list[int]:
+    """Numbers of model calls, as people write them: "5, 8, 10".
+
+    Returns:
+        Them, rising and without repetitions.
+
+    Raises:
+        ValueError: something else stands there.
+    """
+    parts = text.replace(",", " ").replace(";", " ").split()
+    if not parts:
+        raise ValueError('calls is empty: write numbers of model calls, such as "5, 10, 20".')
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and 1 <= int(part) <= MOST_CALLS):
+            raise ValueError(
+                f'calls holds "{part[:40]}", which is no number of model calls: write whole numbers '
+                f'from 1 to {MOST_CALLS} with commas between them, such as "5, 10, 20".'
+            )
+    return sorted({int(part) for part in parts})
+
+
+def distinct(labels: Sequence[str]) -> list[str]:
+    """The labels with a number behind each that stood there before."""
+    seen: set[str] = set()
+    result = []
+    for label in labels:
+        name, count = label, 1
+        while name in seen:
+            count += 1
+            name = f"{label} ({count})"
+        seen.add(name)
+        result.append(name)
+    return result

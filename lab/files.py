@@ -1,0 +1,92 @@
+"""Files of calibrations: safetensors with two tensors, portable and checked when they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+
+from ..samplers.calibrated import MOST_CALLS, Calibration, Fitted
+from ..samplers.plan import Weights
+
+FORMAT = "dpm_solver_calibration"
+VERSION = 1
+MOST_OUTPUTS, MOST_BYTES = 16, 1 << 20
+"""Larger files are no calibrations."""
+
+
+def save(calibration: Calibration, path: Path) -> None:
+    """Write a calibration as a safetensors file."""
+    width = max(len(step.outputs) for step in calibration.steps)
+    rows = [
+        [step.state, *step.outputs, *[0.0] * (width - len(step.outputs))]
+        for step in calibration.steps
+    ]
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "kind": calibration.kind,
+        "fitted": json.dumps(asdict(calibration.fitted)),
+    }
+    tensors = {
+        "sigmas": torch.tensor(calibration.sigmas, dtype=torch.float64),
+        "weights": torch.tensor(rows, dtype=torch.float64),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata)
+
+
+def load(path: Path) -> Calibration:
+    """Read a calibration.
+
+    Raises:
+        ValueError: the file is no calibration, is damaged, or is of a later version.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("it is too large to be one.")
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError("it holds something else.")
+            if metadata.get("version") != str(VERSION):
+                raise ValueError(
+                    f"it is of version {metadata.get('version')}, and this pack reads {VERSION}: "
+                    "update the pack."
+                )
+            sigmas = _numbers(file.get_tensor("sigmas"), 1)
+            rows = _numbers(file.get_tensor("weights"), 2)
+            fitted = _fitted(json.loads(metadata.get("fitted", "{}")))
+        steps = tuple(
+            Weights(row[0], tuple(row[1 : 2 + min(i, len(row) - 2)])) for i, row in enumerate(rows)
+        )
+        return Calibration(metadata.get("kind", ""), tuple(sigmas), steps, fitted)
+    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path.name} is no calibration that can be used: {error}") from None
+
+
+def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
+    most = (MOST_CALLS + 1, MOST_OUTPUTS + 1)[:dimensions]
+    fits = tensor.ndim == dimensions and all(
+        size <= limit for size, limit in zip(tensor.shape, most, strict=True)
+    )
+    if not fits or not tensor.is_floating_point() or tensor.numel() == 0:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is not what it should hold.")
+    return tensor.to(torch.float64).tolist()
+
+
+def _fitted(given: Mapping[str, Any]) -> Fitted:
+    guidance = given.get("guidance")
+    return Fitted(
+        model=str(given.get("model", "")),
+        guidance=None if guidance is None else float(guidance),
+        seeds=int(given.get("seeds", 0)),
+        model_calls=int(given.get("model_calls", 0)),
+        errors={str(name): float(value) for name, value in dict(given.get("errors", {})).items()},
+    )

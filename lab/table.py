@@ -1,0 +1,99 @@
+"""What a comparison found, as aligned text and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from .compare import Cell, Reference
+
+COLUMNS = ("candidate", "calls_wanted", "calls", "seconds", "error", "note")
+
+
+def text(
+    cells: Sequence[Cell], budgets: Sequence[int], reference: Reference, kept: bool = False
+) -> str:
+    """Errors, candidates by numbers of calls, and below them what went wrong.
+
+    A cell whose calls are not its column's has them behind it in brackets.
+
+    Args:
+        kept: the reference is from an earlier run.
+    """
+    seconds = f"{reference.seconds:.1f} s" if not kept else "kept from an earlier run"
+    images = len(reference.latent)
+    head = (
+        f"Distance to the reference ({reference.label}, {reference.calls} model calls, {seconds}): "
+        "root mean square of the latent's difference"
+        + (f", geometric mean of {images} images" if images > 1 else "")
+        + ". Smaller is closer; in brackets the calls where they are not the column's."
+    )
+    rows = [["model calls", *map(str, budgets), "s per call"]]
+    rows += [_row(row, budgets) for row in by_row(cells)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]).rstrip()
+        for name, *values in rows
+    ]
+    return "\n".join([head, "", *lines, *_remarks(cells)])
+
+
+def _row(cells: Sequence[Cell], budgets: Sequence[int]) -> list[str]:
+    columns = [""] * len(budgets)
+    for cell in cells:
+        column = column_of(cell, budgets)
+        value = short(cell.error) if not cell.failure else "failed"
+        if not cell.failure and cell.calls != budgets[column]:
+            value += f" ({cell.calls})"
+        columns[column] = value
+    calls = sum(cell.calls for cell in cells if not cell.failure)
+    seconds = sum(cell.seconds for cell in cells if not cell.failure)
+    return [cells[0].label, *columns, f"{seconds / calls:.3g}" if calls else ""]
+
+
+def _remarks(cells: Sequence[Cell]) -> list[str]:
+    """Each remark once per candidate, with the numbers of calls it holds for."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        for remark in filter(None, (cell.failure, cell.note)):
+            where = found.setdefault((cell.label, remark), [])
+            where.append(str(cell.budget or cell.calls))
+    lines = [f"{label} at {', '.join(where)}: {remark}" for (label, remark), where in found.items()]
+    return ["", *lines] if lines else []
+
+
+def as_csv(cells: Sequence[Cell]) -> str:
+    """One line per run; the numbers in full."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for cell in cells:
+        error = "" if math.isnan(cell.error) else repr(cell.error)
+        wanted = "" if cell.budget is None else cell.budget
+        note = cell.failure or cell.note
+        writer.writerow([cell.label, wanted, cell.calls, f"{cell.seconds:.4f}", error, note])
+    return stream.getvalue()
+
+
+def by_row(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each candidate, in the candidates' order."""
+    rows: dict[int, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row, []).append(cell)
+    return list(rows.values())
+
+
+def column_of(cell: Cell, budgets: Sequence[int]) -> int:
+    """The column a cell belongs to: its budget's, or where it has none the nearest to its calls."""
+    if cell.budget is not None:
+        return list(budgets).index(cell.budget)
+    return min(range(len(budgets)), key=lambda i: abs(math.log(budgets[i] / max(cell.calls, 1))))
+
+
+def short(error: float) -> str:
+    """Three digits: 0.123, 0.0123, 1.23e-05."""
+    if error == 0.0:
+        return "0"
+    return f"{error:.3g}" if error < 1e-4 else f"{error:#.3g}"
