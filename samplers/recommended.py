@@ -46,11 +46,27 @@ class Recommendation(NamedTuple):
 
 TABLE: dict[str, dict[int, Recommendation]] = {
     "diffusion": {
-        5: Recommendation("2M unic", Density(-0.68, 0.86, -0.15, 1.38)),
+        5: Recommendation("2M unic", Density(-0.74, 0.87, -0.1, 1.37)),
+        6: Recommendation("2M unic", Density(-0.21, 1.13, -0.36, 1.12)),
         8: Recommendation("2M unic", Density(-0.01, 0.65, -0.2, 0.95)),
+        10: Recommendation("adams 2 unic", Density(2.67, -0.14, -1.59, 1.22)),
+        12: Recommendation("adams 2 unic", Density(1.9, 0.02, -0.6, 0.95)),
+        15: Recommendation("adams 3 unic", Density(-0.21, 0.26, 0.93, 0.41)),
+        20: Recommendation("adams 3 unic", Density(-0.72, 0.74, 1.5, 0.19)),
+        25: Recommendation("adams 3 unic", Density(-0.83, 0.92, 1.61, 0.15)),
+        30: Recommendation("adams 3 unic", Density(0.01, 0.87, 1.0, 0.1)),
+        40: Recommendation("adams 3 unic", Density(0.01, 0.87, 1.0, 0.0)),
     },
     "flow": {
-        5: Recommendation("2M unic", Density(-0.68, 0.86, -0.15, 1.38)),
+        5: Recommendation("adams 4", Density(2.35, -0.01, -0.15, 2.81)),
+        6: Recommendation("adams 2 unic", Density(2.27, 0.74, 0.75, 0.66)),
+        8: Recommendation("2M unic", Density(1.87, -1.07, 1.21, 3.13)),
+        10: Recommendation("2M unic", Density(2.38, -0.04, 0.36, 3.13)),
+        12: Recommendation("adams 3 unic", Density(2.2, 1.01, 0.39, 2.11)),
+        15: Recommendation("adams 3 unic", Density(1.98, 1.12, 0.71, 2.02)),
+        20: Recommendation("adams 4 unic", Density(1.76, 1.3, 1.11, 0.94)),
+        25: Recommendation("adams 4 unic", Density(1.2, 1.45, 1.74, 0.39)),
+        30: Recommendation("adams 4 unic", Density(1.23, 1.51, 1.82, 0.0)),
     },
 }
 """Kind of schedule -> model calls -> what to take."""
