@@ -6,6 +6,9 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0 torchvision==0.28.0
 
+# Processes of the tests, each with a ComfyUI of its own.
+JOBS ?= 2
+
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -48,10 +51,10 @@ lint: $(READY)  ## ruff and mypy
 	MYPYPATH=$(VENV)/typing $(VENV)/bin/mypy -p dpm_solver_nodes
 
 test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
 test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3
-	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 $(VENV)/bin/pytest
+	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 $(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
 bench-quality: $(READY)  ## errors by model calls, ours and everybody's, into benchmarks/out (about 25 min on two cores)
 	@$(PY) -m dpm_solver_nodes.benchmarks.quality
