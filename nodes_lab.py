@@ -300,10 +300,10 @@ class DPMSolver_Calibrate(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "seeds",
-                    default=16,
+                    default=20,
                     min=2,
                     max=256,
-                    tooltip="Noises to fit on. 16 is enough; fewer for very large latents.",
+                    tooltip="Noises to fit on. 20 is enough; fewer for very large latents.",
                 ),
                 io.Int.Input(
                     "held_out",
@@ -438,8 +438,12 @@ class DPMSolver_Calibrated(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, calibration: str, **_: Any) -> bool:
+    def validate_inputs(cls, calibration: str) -> bool:
         return True  # execute tells more of a name that is missing than the host would
+
+    @classmethod
+    def fingerprint_inputs(cls, calibration: str, **_: Any) -> str:
+        return comfyui_calibrate.fingerprint(calibration)
 
     @classmethod
     def execute(cls, calibration: str, model: Any, denoise: float = 1.0, **_: Any) -> io.NodeOutput:

@@ -81,7 +81,7 @@ def results(scenario: Scenario, calls: int) -> Iterator[tuple[str, int, dict[str
             other = scenario.noise(IMAGES, SEED + 1)
             x = schedule.alpha(list_[0]) * clean + list_[0] * other
         left, start = len(list_) - 1, list_[0]
-        solvers = {
+        solvers: dict[str, tuple[ours.Sampler, ours.Sigmas]] = {
             "calibrated": (sampler, list_),
             "recommended": (
                 partial(sample_recommended, schedule=schedule),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -233,13 +233,30 @@ def _above_zero(model_sampling: Any, spacing: str, intervals: int, finishes: boo
         density = recommended(schedule, intervals + finishes).density
         if not finishes:
             density = density._replace(last=0.0)
-        return dense(density, sigma_max, sigma_min, intervals)
+        even = dense(density, sigma_max, sigma_min, intervals)
+        own = on_table(model_sampling, even) if intervals > 1 else even
+        return own if len(own) == len(even) else even
     sigma_of_time, t_start, t_end = _times(model_sampling)
     if spacing == "logSNR":
         first = flow_first(sigma_of_time, t_start, intervals)
         return log_snr(schedule, sigma_max, sigma_min, intervals, first)
     between = in_time(sigma_of_time, t_start, t_end, intervals, TIME_POWERS[spacing])[1:-1]
     return [sigma_max, *between, sigma_min][: intervals + 1]
+
+
+def on_table(model_sampling: Any, sigmas: Sequence[float]) -> list[float]:
+    """The nearest of the model's own sigmas to each, where it knows whole times alone.
+
+    The host gives such a model the nearest whole time for any sigma: between the table's sigmas the
+    prediction is that for another noise level, an error that few steps can do without. Both ends stay;
+    sigmas that fall together become one.
+    """
+    first, *inner, last = sigmas
+    times = model_sampling.timestep(torch.tensor(inner))
+    if times.is_floating_point():
+        return list(sigmas)
+    own = {sigma for sigma in model_sampling.sigma(times).tolist() if last < sigma < first}
+    return [first, *sorted(own, reverse=True), last]
 
 
 def _times(model_sampling: Any) -> tuple[Callable[[float], float], float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,12 @@ EXTENSION = ".safetensors"
 RECOMMENDED = "DPM++ (recommended)"
 KARRAS_2M = "DPM++ 2M Karras"
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
+
+MOST_BYTES = 100
+"""Of a name."""
+
+SAME_START = 0.01
+"""How far, relatively, a model's sigma_max may be from that of the calibration."""
 
 
 def register_folder() -> None:
@@ -80,20 +86,32 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
             f'The calibration "{name}" was made on a model of the kind {found.fitted.model}, and the '
             f"loaded one is of the kind {kind}: choose another, or calibrate anew."
         )
-    if found.sigmas[0] > sigma_max * 1.01:
+    if abs(found.sigmas[0] - sigma_max) > SAME_START * sigma_max:
         raise ValueError(
-            f'The calibration "{name}" starts at sigma {found.sigmas[0]:.4g}, beyond the loaded '
-            f"model's {sigma_max:.4g}: choose another, or calibrate anew."
+            f'The calibration "{name}" starts at sigma {found.sigmas[0]:.4g}, and the loaded model '
+            f"at {sigma_max:.4g}: choose another, or calibrate anew."
         )
-    first = 0
-    if denoise < 1.0:
-        first = found.nearest(comfyui.sigma_at(model_sampling, denoise))
-    return _pair(found, _described(found), first)
+    text = _described(found)
+    if denoise == 1.0:
+        return _pair(found, found.sigmas, text)
+    if denoise == 0.0:
+        return _pair(found, (), text)
+    first = found.nearest(comfyui.sigma_at(model_sampling, denoise))
+    return _pair(found, found.sigmas[first:], text)
 
 
-def _pair(found: Calibration, text: str, first: int = 0) -> Pair:
+def fingerprint(name: str) -> str:
+    """Another one where another file has come under this name."""
+    path = folder_paths.get_full_path(FOLDER, name) if name in names() else None
+    if path is None:
+        return ""
+    state = Path(path).stat()
+    return f"{state.st_mtime_ns} {state.st_size}"
+
+
+def _pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
     sampler = comfyui.sampler(sample_calibrated, {"calibration": found})
-    return Pair(sampler, torch.FloatTensor(found.sigmas[first:]), text)
+    return Pair(sampler, torch.FloatTensor(sigmas), text)
 
 
 def _kind(model: Any) -> str:
@@ -145,8 +163,8 @@ def run(
         ValueError: an input is not what it should be, in one sentence.
         RuntimeError: the model returned NaN or infinity.
     """
-    for name in ("calls", "seeds", "held_out", "batch"):
-        at_least(name, getattr(settings, name), 1)
+    for field in ("calls", "seeds", "held_out", "batch"):
+        at_least(field, getattr(settings, field), 1)
     guider = guider_of(guider, model, positive, negative, cfg, "DPM-Solver Calibrate")
     patcher = guider.model_patcher
     model_sampling = patcher.get_model_object("model_sampling")
@@ -154,9 +172,10 @@ def run(
     sigma_max, sigma_min = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
     if not isinstance(schedule, VarianceExploding) and abs(sigma_max - 1.0) < 1e-5:
         sigma_max = 1.0
-    fitted = Fitted(_kind(patcher), getattr(guider, "cfg", None))
-    path = _free_path(settings.name or _default_name(fitted, settings.calls))
-    sigmas = calibrate.candidates(schedule, sigma_max, sigma_min)
+    fitted = Fitted(_kind(patcher), _guidance(guider))
+    name = settings.name.strip() or _default_name(fitted, settings.calls)
+    _free_path(name)  # a name that won't do is told of before the model calls, not after
+    sigmas = comfyui.on_table(model_sampling, calibrate.candidates(schedule, sigma_max, sigma_min))
     rivals = {
         RECOMMENDED: _rival(
             sample_recommended,
@@ -182,19 +201,19 @@ def run(
 
     def tick(images: int, doing: str) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        if not images:
+            return
         progress.call(doing, images)
         progress.finish(images, images)
 
     best: list[Calibration] = []
 
-    def on_model(
-        denoiser: Any, x: torch.Tensor, _: Any, extra_args: Any, **__: Any
-    ) -> torch.Tensor:
+    def on_model(denoiser: Any, starts: torch.Tensor, extra_args: Any) -> None:
         result.append(
             calibrate.calibrate(
                 partial(denoiser, **extra_args),
-                x[: settings.seeds],
-                x[settings.seeds :],
+                starts[: settings.seeds],
+                starts[settings.seeds :],
                 schedule,
                 sigmas,
                 settings.calls,
@@ -206,18 +225,18 @@ def run(
                 keep=best.append,
             )
         )
-        return x
 
     result: list[calibrate.Result] = []
     try:
         _sample(guider, latent, settings, sigma_max, on_model)
     except BaseException:  # an interrupt, most likely: what was found so far is kept
         if best:
-            files.save(best[-1], path)
+            saved = _saved(best[-1], name)
             logging.warning(
-                f"DPM-Solver Calibrate was stopped; the best so far, not yet measured, is {path}."
+                f"DPM-Solver Calibrate was stopped; the best so far is not yet measured. {saved}"
             )
         raise
+    progress.end()
     found, winner = result[0]
     if winner != calibrate.CALIBRATED:
         errors = _described(found).partition("\n")[2]
@@ -226,12 +245,18 @@ def run(
             f"Calibration brought nothing here: {winner} is closer, and the recommended solver "
             f"is what comes out; no file was written.\n{errors}",
         )
-    files.save(found, path)
-    return _pair(found, f"Saved as {path.name} in {path.parent}.\n{_described(found)}")
+    return _pair(found, found.sigmas, f"{_saved(found, name)}\n{_described(found)}")
 
 
 def _rival(function: Any, sigmas: Any, schedule: Any) -> calibrate.Rival:
     return lambda model, x: function(model, x, sigmas, schedule=schedule, disable=True)
+
+
+def _guidance(guider: Any) -> float | None:
+    """The scale of a guider, where it is one number."""
+    cfg = getattr(guider, "cfg", None)
+    one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
+    return float(cfg) if one and isinstance(cfg, (int, float)) else None
 
 
 def _default_name(fitted: Fitted, calls: int) -> str:
@@ -245,23 +270,40 @@ def _free_path(name: str) -> Path:
     Raises:
         ValueError: the name would lead elsewhere.
     """
-    name = name.strip().removesuffix(EXTENSION)
-    if not re.fullmatch(r"[\w][\w .\-+]{0,99}", name) or name.endswith("."):
+    stem = name.removesuffix(EXTENSION)
+    fits = re.fullmatch(r"\w[\w .\-+]*", stem) and not stem.endswith((" ", "."))
+    if not fits or len(stem.encode()) > MOST_BYTES:
         raise ValueError(
-            f'name is "{name[:60]}": use up to 100 letters, digits, spaces, and . _ - + alone.'
+            f"name is {name[:60]!r}: use up to {MOST_BYTES} letters, digits, spaces, and . _ - + "
+            "alone."
         )
-    path = _folder() / f"{name}{EXTENSION}"
+    path = _folder() / f"{stem}{EXTENSION}"
     number = 2
     while path.exists():
-        path = _folder() / f"{name}_{number}{EXTENSION}"
+        path = _folder() / f"{stem}_{number}{EXTENSION}"
         number += 1
     return path
+
+
+def _saved(found: Calibration, name: str) -> str:
+    """Save under a free name, and say where; a full disk must not lose what was found."""
+    try:
+        path = _free_path(name)
+        files.save(found, path)
+    except OSError as error:
+        logging.warning(f"DPM-Solver Calibrate could not save its result: {error}")
+        return f"Not saved: {error}."
+    return f"Saved as {path.name} in {path.parent}."
 
 
 def _sample(
     guider: Any, latent: Mapping[str, Any], settings: Settings, sigma_max: float, function: Any
 ) -> None:
-    """Have the host load the model and call `function` with it, and with one noise per seed."""
+    """Have the host load the model, and call `function(denoiser, starts, extra_args)` with it.
+
+    The starts are one noise per seed, as the host scales it. The host is shown no more images than
+    one model call has, as it makes room for as many.
+    """
     samples = latent["samples"]
     if samples.is_nested:
         raise ValueError(
@@ -270,14 +312,25 @@ def _sample(
         )
     ratios = [latent.get(f"downscale_ratio_{name}") for name in ("spacial", "temporal")]
     ratios = ratios if ratios[1] is not None else ratios[:1]  # older hosts know the first alone
-    one = comfy.sample.fix_empty_latent_channels(guider.model_patcher, samples[:1], *ratios)
-    one = torch.zeros_like(one)
+    patcher = guider.model_patcher
+    one = torch.zeros_like(comfy.sample.fix_empty_latent_channels(patcher, samples[:1], *ratios))
     count = settings.seeds + settings.held_out
-    noise = [comfy.sample.prepare_noise(one, settings.seed + k, None) for k in range(count)]
+    noise = torch.cat([comfy.sample.prepare_noise(one, settings.seed + k) for k in range(count)])
+
+    def on_model(
+        denoiser: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: Any, **_: Any
+    ) -> torch.Tensor:
+        scaled = patcher.get_model_object("model_sampling").noise_scaling(
+            sigmas[0], noise.to(x), torch.zeros_like(noise).to(x), max_denoise=True
+        )
+        function(denoiser, scaled, extra_args)
+        return x
+
+    shown = noise[: settings.batch]
     guider.sample(
-        torch.cat(noise),
-        one.repeat(count, *[1] * (one.ndim - 1)),
-        comfy.samplers.KSAMPLER(function),
+        shown,
+        torch.zeros_like(shown),
+        comfy.samplers.KSAMPLER(on_model),
         torch.FloatTensor([sigma_max, 0.0]),
         disable_pbar=True,
         seed=settings.seed,

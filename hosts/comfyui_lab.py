@@ -325,6 +325,11 @@ class Progress:
         self._total += calls - expected
         self._update(self._done)
 
+    def end(self) -> None:
+        """No more calls will be made, were they fewer than expected or not."""
+        self._total = self._done
+        self._update(self._done)
+
     def _update(self, done: int) -> None:
         total = max(self._total, done, 1)
         self._bar.update_absolute(done, total)

@@ -31,7 +31,7 @@ from ..samplers.drive import Denoiser
 from ..samplers.plan import Weights
 from ..samplers.sample import sample_calibrated
 
-POINTS = 80
+POINTS = 64
 """Sigmas on the teacher's list, among which the student's are chosen."""
 
 OUTPUTS = 4
@@ -40,11 +40,17 @@ OUTPUTS = 4
 RIDGE = 1e-6
 """Pull of a weight towards the exact one, relative to what its output weighs in the fit."""
 
+PRIOR_ORDER = 3
+"""Of those exact weights."""
+
 ROUNDS, SOFTENING = 4, 0.05
 """Of the reweighting: how often, and the part of the mean square error that no image falls below."""
 
 MOST_NUMBERS = 16384
 """Numbers of each image that enter a fit, a random choice of them where there are more."""
+
+MOST_STATES = 4096
+"""Kept by a search, some kilobytes each."""
 
 MOST_TRIALS = 40
 """Fits on the model; from there on little is won."""
@@ -83,8 +89,16 @@ def candidates(
     return (*chosen[:-1], sigma_min)
 
 
+class NotFiniteError(RuntimeError):
+    """The model returned NaN or infinity."""
+
+
 class Model:
-    """A model as the calibration calls it: in small batches, counted, with every call told of."""
+    """A model as the calibration calls it: in small batches, counted, with every call told of.
+
+    Raises:
+        NotFiniteError: at the first call whose output is not finite, so that no more are wasted.
+    """
 
     def __init__(self, model: Denoiser, batch: int, tick: Tick) -> None:
         self.model, self.batch, self.tick = model, batch, tick
@@ -97,6 +111,11 @@ class Model:
             outputs.append(self.model(part, level, **extra))
             self.calls += len(part)
             self.tick(len(part), self.doing)
+            if not outputs[-1].isfinite().all():
+                raise NotFiniteError(
+                    f"The model returned NaN or infinity at sigma {float(level[0]):.4g}: nothing "
+                    "can be fitted to that. Look at the model's precision, and at its guidance."
+                )
         return torch.cat(outputs)
 
 
@@ -128,16 +147,6 @@ class Records:
     def variance(self) -> float:
         """Of the numbers of the finished images."""
         return self.states[-1].double().var().item()
-
-    def split(self, seeds: int) -> tuple[Records, torch.Tensor]:
-        """The records of the first seeds, and where the others ended: [others, d]."""
-        first = replace(
-            self,
-            starts=self.starts[:seeds],
-            states=self.states[:, :seeds],
-            outputs=self.outputs[:, :seeds],
-        )
-        return first, self.states[-1, seeds:]
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
         """The numbers that are kept, of a batch: [S, d]."""
@@ -202,6 +211,15 @@ def geometric_mean(square_errors: Array) -> float:
     return math.exp(0.5 * np.log(square_errors).mean())
 
 
+class _State(NamedTuple):
+    """A student on the way, as combinations of the vectors in `Surrogate`."""
+
+    x: Array
+    outputs: tuple[Array, ...]
+    unknown: Array
+    error: float
+
+
 class Surrogate:
     """The model near the teacher's path, so that a student's error can be told without calling it.
 
@@ -212,13 +230,21 @@ class Surrogate:
     only products are needed, so that the cost doesn't depend on the images' size.
     """
 
-    def __init__(self, records: Records, schedule: NoiseSchedule, outputs: int, spread: float):
+    def __init__(
+        self,
+        records: Records,
+        schedule: NoiseSchedule,
+        calls: int,
+        outputs: int = OUTPUTS,
+        spread: float = SPREADS[0],
+    ) -> None:
         self.records, self.schedule = records, schedule
-        self.outputs, self.spread = outputs, spread
+        self.calls, self.outputs, self.spread = calls, outputs, spread
         self.products = records.products
         self.points = len(records.sigmas)
         self.variance = 0.3 * records.variance
-        self.known: dict[tuple[int, ...], float] = {}
+        self.unit = np.eye(2 * self.points + 1 + calls)
+        self.states: dict[tuple[int, ...], _State] = {}
         self.priors: dict[tuple[int, ...], Array] = {}
 
     def slope(self, sigma: float) -> float:
@@ -238,55 +264,68 @@ class Surrogate:
         return self.records.sigmas[index] if index < self.points else 0.0
 
     def error(self, indices: tuple[int, ...]) -> float:
-        """What a student on these sigmas would end with."""
-        if indices not in self.known:
-            self.known[indices] = self._error(indices)
-        return self.known[indices]
+        """What a student on these sigmas, one for each call, would end with."""
+        if len(self.states) > MOST_STATES:
+            self.states.clear()
+        return self._state((*indices, self.points)).error
 
-    def _error(self, indices: tuple[int, ...]) -> float:
-        calls, known = len(indices), 2 * self.points + 1
-        path = (*indices, self.points)
+    def _state(self, path: tuple[int, ...]) -> _State:
+        """The student after the steps along a path of indices; lists share their beginnings."""
+        if path in self.states:
+            return self.states[path]
         # Vectors: the teacher's states, its outputs, and one unknown direction for each call.
-        unknown = np.zeros((len(self.products), calls))  # mean square, of each image
-        unit = np.eye(known + calls)
+        known, unit = 2 * self.points + 1, self.unit
+        if len(path) == 1:
+            none = np.zeros((len(self.products), self.calls))
+            state = _State(unit[path[0]], (), none, 0.0)
+        else:
+            before = self._state(path[:-1])
+            call, index = len(path) - 2, path[-2]
+            unknown, output = before.unknown, unit[self.points + 1 + index]
+            if call:
+                away = before.x - unit[index]
+                unknown = unknown.copy()
+                unknown[:, call] = self.spread**2 * self._products(away[None], unknown)[:, 0, 0]
+                output = output + self.slope(self.sigma(index)) * away + unit[known + call]
+            outputs = (output, *before.outputs[: self.outputs - 1])
+            vectors = np.stack([before.x, *outputs, unit[path[-1]]])
+            weights, errors = reweighted(self._products(vectors, unknown), self.prior(path))
+            state = _State(weights @ vectors[:-1], outputs, unknown, geometric_mean(errors))
+        self.states[path] = state
+        return state
 
-        def products(vectors: Array) -> Array:
-            used = np.flatnonzero(vectors[:, :known].any(0))
-            of_known = vectors[:, used] @ self.products[:, used[:, None], used] @ vectors[:, used].T
-            off = vectors[:, known:]
-            return of_known + (off * unknown[:, None, :]) @ off.T
-
-        x = unit[path[0]]
-        outputs: list[Array] = []
-        for i in range(calls):
-            output = unit[self.points + 1 + path[i]]
-            if i:
-                away = x - unit[path[i]]
-                unknown[:, i] = self.spread**2 * products(away[None])[:, 0, 0]
-                output = output + self.slope(self.sigma(path[i])) * away + unit[known + i]
-            outputs.insert(0, output)
-            vectors = np.stack([x, *outputs[: self.outputs], unit[path[i + 1]]])
-            weights, errors = reweighted(products(vectors), self.prior(path[: i + 2]))
-            x = weights @ vectors[:-1]
-        return geometric_mean(errors)
+    def _products(self, vectors: Array, unknown: Array) -> Array:
+        """[S, m, m] of m vectors; unknown: [S, calls], mean squares of the unknown directions."""
+        known = 2 * self.points + 1
+        used = np.flatnonzero(vectors[:, :known].any(0))
+        of_known = vectors[:, used] @ self.products[:, used[:, None], used] @ vectors[:, used].T
+        off = vectors[:, known:]
+        return of_known + (off * unknown[:, None, :]) @ off.T
 
 
 def prior(schedule: NoiseSchedule, sigmas: Sequence[float], outputs: int) -> Array:
     """The exact weights of a list's last step as [1 + number of outputs], with zeros at the end."""
-    exact = exact_weights(schedule, sigmas)
+    exact = exact_weights(schedule, sigmas, PRIOR_ORDER)
     used = min(len(sigmas) - 1, outputs)
     weights = np.zeros(1 + used)
     weights[: 1 + min(used, len(exact.outputs))] = (exact.state, *exact.outputs[:used])
     return weights
 
 
-def search(surrogate: Surrogate, start: Sequence[int]) -> tuple[int, ...]:
-    """Coordinate descent on the surrogate's error: one sigma at a time, or with all after it."""
+def search(
+    surrogate: Surrogate, start: Sequence[int], tick: Callable[[], object] = lambda: None
+) -> tuple[int, ...]:
+    """Coordinate descent on the surrogate's error: one sigma at a time, or with all after it.
+
+    Args:
+        tick: called before each sigma is moved, some hundreds of times in a second.
+    """
     best = tuple(start)
     stride = max(2, surrogate.points // 12)
     while stride:
         before = best
         for i in range(1, len(best)):
+            tick()
             for until in (i + 1, len(best)):
                 for shift in (-stride, stride):
                     moved = (*best[:i], *(k + shift for k in best[i:until]), *best[until:])
@@ -396,6 +435,7 @@ class Result(NamedTuple):
     best: str
 
 
+@torch.no_grad()
 def calibrate(
     model: Denoiser,
     starts: torch.Tensor,
@@ -425,13 +465,14 @@ def calibrate(
         batch: images in a model call.
         outputs: model outputs that a step may use.
         fitted: what to write into the calibration besides what is found here.
-        tick: told after every model call: how many images it had, and what it is for.
+        tick: told after every model call: how many images it had, and what it is for; and while it
+            searches, with 0 images.
         keep: given each calibration that is better than those before, not yet measured, so that an
             interrupt loses nothing.
 
     Raises:
         ValueError: the budget is too small, or there are more calls than sigmas.
-        RuntimeError: the model returned NaN or infinity.
+        NotFiniteError: the model returned NaN or infinity.
     """
     if not 1 <= calls <= len(sigmas) // 2:
         raise ValueError(
@@ -440,13 +481,10 @@ def calibrate(
     plan = cost(budget, calls, len(starts), len(held_out), len(sigmas), len(rivals))
     wrapped = Model(model, batch, tick)
     wrapped.doing = "solving finely"
-    records = teach(wrapped, torch.cat([starts, held_out]), sigmas, schedule)
-    if not records.states.isfinite().all():
-        raise RuntimeError(
-            "The model returned NaN or infinity while it was solved finely: nothing can be fitted "
-            "to that. Look at the model's precision, and at its guidance."
-        )
-    records, converged = records.split(len(starts))
+    # One after the other: an image has the same place in its batch whenever it is run, as a host may
+    # give the images of a batch a prompt each.
+    records = teach(wrapped, starts, sigmas, schedule)
+    converged = teach(wrapped, held_out, sigmas, schedule).states[-1]
 
     def calibration(student: Student) -> Calibration:
         chosen = (*(records.sigmas[index] for index in student.indices), 0.0)
@@ -473,9 +511,15 @@ def calibrate(
         ),
         **rivals,
     }
-    errors = {}
+    errors: dict[str, float] = {}
     for name, solver in solvers.items():
-        end = records.of(solver(wrapped, held_out))
+        try:
+            end = records.of(solver(wrapped, held_out))
+        except NotFiniteError:  # a solver that leads there has lost; the others are measured
+            errors[name] = math.inf
+            if len(errors) == len(solvers) and set(errors.values()) == {math.inf}:
+                raise
+            continue
         square = (end - converged).double().square().mean(1).clamp_min(1e-18).numpy()
         errors[name] = geometric_mean(square)
     known = replace(found.fitted, errors=errors, model_calls=wrapped.calls)
@@ -504,11 +548,12 @@ def _best_student(
                 keep(tried[indices])
         return tried[indices]
 
+    def searched(spread: float) -> tuple[int, ...]:
+        surrogate = Surrogate(records, schedule, calls, outputs, spread)
+        return search(surrogate, even, lambda: model.tick(0, model.doing))
+
     best = min(
-        (
-            attempt(search(Surrogate(records, schedule, outputs, spread), even))
-            for spread in SPREADS
-        ),
+        (attempt(searched(spread)) for spread in SPREADS),
         key=lambda student: student.error,
     )
     waiting = moves(best, points)

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from ..samplers.calibrated import MOST_CALLS, Calibration, Fitted
 from ..samplers.plan import Weights
@@ -20,9 +20,17 @@ VERSION = 1
 MOST_OUTPUTS, MOST_BYTES = 16, 1 << 20
 """Larger files are no calibrations."""
 
+UNREADABLE = (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+"""What the content of a damaged or of a forged file may lead to."""
+
 
 def save(calibration: Calibration, path: Path) -> None:
-    """Write a calibration as a safetensors file."""
+    """Write a calibration as a safetensors file.
+
+    Raises:
+        FileExistsError: there is a file of this name: it is never overwritten.
+        OSError: it can't be written.
+    """
     width = max(len(step.outputs) for step in calibration.steps)
     rows = [
         [step.state, *step.outputs, *[0.0] * (width - len(step.outputs))]
@@ -39,7 +47,8 @@ def save(calibration: Calibration, path: Path) -> None:
         "weights": torch.tensor(rows, dtype=torch.float64),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata)
+    with path.open("xb") as file:
+        file.write(to_bytes(tensors, metadata))
 
 
 def load(path: Path) -> Calibration:
@@ -57,7 +66,8 @@ def load(path: Path) -> Calibration:
                 raise ValueError("it holds something else.")
             if metadata.get("version") != str(VERSION):
                 raise ValueError(
-                    f"it is of version {metadata.get('version')}, and this pack reads {VERSION}: "
+                    f"it is of version {str(metadata.get('version'))[:20]}, and this pack reads "
+                    f"{VERSION}: "
                     "update the pack."
                 )
             sigmas = _numbers(file.get_tensor("sigmas"), 1)
@@ -67,8 +77,9 @@ def load(path: Path) -> Calibration:
             Weights(row[0], tuple(row[1 : 2 + min(i, len(row) - 2)])) for i, row in enumerate(rows)
         )
         return Calibration(metadata.get("kind", ""), tuple(sigmas), steps, fitted)
-    except (OSError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path.name} is no calibration that can be used: {error}") from None
+    except (*UNREADABLE, safetensors.SafetensorError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path.name} is no calibration that can be used: {why}") from None
 
 
 def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
@@ -81,7 +92,9 @@ def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
     return tensor.to(torch.float64).tolist()
 
 
-def _fitted(given: Mapping[str, Any]) -> Fitted:
+def _fitted(given: object) -> Fitted:
+    if not isinstance(given, Mapping):
+        raise ValueError("what it says of its origin can't be read.")
     guidance = given.get("guidance")
     return Fitted(
         model=str(given.get("model", "")),

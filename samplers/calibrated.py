@@ -15,8 +15,10 @@ from .exponential import EXACT, Transition
 from .plan import Grid, Plan, Step, Weights
 from .schedule import NoiseSchedule, RectifiedFlow, VarianceExploding
 
-PRIOR_ORDER = 3
-"""Order of the exact weights that stand for calibrated ones where there are too few outputs."""
+ENTRY_ORDER = 1
+"""Order of the exact weights that stand for calibrated ones where there are too few outputs. The steps
+of a calibrated list are long: polynomials through several outputs were measured to lead astray there
+(benchmarks/beyond.py)."""
 
 SAME_SIGMA = 1e-4
 """How far, relatively, a sigma that is plugged in may be from the list's: hosts round to float32."""
@@ -76,7 +78,9 @@ class Calibration:
         limit = math.inf if self.kind == "diffusion" else 1.0
         numbers = [*self.sigmas, *(w for step in self.steps for w in (step.state, *step.outputs))]
         if self.kind not in SCHEDULES:
-            raise ValueError(f"its kind of model is {self.kind!r}, not {' or '.join(SCHEDULES)}.")
+            raise ValueError(
+                f"its kind of model is {self.kind[:20]!r}, not {' or '.join(SCHEDULES)}."
+            )
         if not all(map(math.isfinite, numbers)):
             raise ValueError("it holds a number that is not finite.")
         if not 1 <= len(self.steps) == len(self.sigmas) - 1 <= MOST_CALLS:
@@ -143,20 +147,20 @@ class Calibration:
         for i in range(first, self.calls):
             weights = self.steps[i]
             if len(weights.outputs) > i - first + 1:
-                weights = exact_weights(schedule, self.sigmas[first : i + 2])
-            order = min(len(weights.outputs), i - first + 1)
+                weights = exact_weights(schedule, self.sigmas[first : i + 2], ENTRY_ORDER)
+            order = len(weights.outputs)
             steps.append(Step(self.sigmas[i], self.sigmas[i + 1], *weights, order=order))
         return Plan(tuple(steps))
 
 
-def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float]) -> Weights:
-    """DPM-Solver++'s exact weights for the last step of a list, of as high an order as it allows."""
+def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float], order: int) -> Weights:
+    """DPM-Solver++'s exact weights for the last step of a list, of the order given if it allows it."""
     grid = Grid.of(sigmas, schedule)
     last = len(grid.levels) - 2
     if grid.levels[-1].sigma == 0.0 or last < grid.first:
         return Weights(*grid.limit_step(last)[2:4])
     start = grid.levels[last]
-    usable = range(max(grid.first, last + 1 - PRIOR_ORDER), last)
+    usable = range(max(grid.first, last + 1 - order), last)
     nodes = [grid.levels[j].lambda_ - start.lambda_ for j in reversed(usable)]
     transition = Transition.between("dpmsolver++", start, grid.levels[-1])
     return Weights(transition.state, transition.weights(nodes, EXACT))

@@ -213,6 +213,7 @@ def sample_recommended(
     callback: Callback | None = None,
     disable: bool | None = None,
     *,
+    noise_sampler: NoiseSampler | None = None,
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
 ) -> torch.Tensor:
@@ -221,6 +222,7 @@ def sample_recommended(
     At its best on the sigmas that go with it; see `recommended`.
 
     Args:
+        noise_sampler: as the other samplers have it; no noise is added, and it has no effect.
         sigmas, schedule, thresholding: see `sample_multistep`.
 
     Raises:

@@ -27,14 +27,22 @@ ALGORITHMS = ("dpmsolver++", "dpmsolver")
 KINDS: dict[str, Sampler] = {
     "multistep": sample_multistep,
     "multistep off": partial(sample_multistep, lower_order_final="off"),
+    "multistep unic": partial(sample_multistep, corrector="unic"),
     "fast": partial(sample_singlestep, grouping="fast"),
     "fixed": partial(sample_singlestep, grouping="fixed"),
 }
-EVERY_FIXED: dict[str, Sampler] = {
+OF_EACH: dict[str, Sampler] = {
     f"{kind}-{a}-{o}-{t}": partial(sampler, algorithm=a, order=o, solver_type=t, disable=True)
     for kind, sampler in KINDS.items()
     for a, o, t in itertools.product(ALGORITHMS, (1, 2, 3), ("dpmsolver", "taylor", "exact"))
 }
+ADAMS: dict[str, Sampler] = {
+    f"multistep-adams-{o}{'-unic' if c else ''}-dpmsolver": partial(
+        sample_multistep, algorithm="adams", order=o, corrector=c, disable=True
+    )
+    for o, c in itertools.product((1, 2, 3, 4), (None, "unic"))
+}
+EVERY_FIXED = OF_EACH | ADAMS
 FIXED = {  # those that differ: solver types do so from order 2 or 3 up
     name: sampler
     for name, sampler in EVERY_FIXED.items()

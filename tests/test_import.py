@@ -109,6 +109,10 @@ def test_the_lab_imports_no_host_and_matplotlib_late(path: Path) -> None:
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and node.module
     }
-    assert names <= {"torch", "numpy", "PIL", "einops", "matplotlib"} | sys.stdlib_module_names
+    assert (
+        names
+        <= {*("torch", "numpy", "PIL", "einops", "matplotlib"), "safetensors"}
+        | sys.stdlib_module_names
+    )
     assert "hosts" not in rooms and "nodes" not in rooms
     assert not {"matplotlib", "einops"} & at_the_top

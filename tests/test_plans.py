@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 
 import pytest
+import torch
 from scipy.integrate import quad
 
-from dpm_solver_nodes.samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
+from dpm_solver_nodes.samplers import (
+    NoiseSchedule,
+    RectifiedFlow,
+    VarianceExploding,
+    sample_multistep,
+)
 from dpm_solver_nodes.samplers.exponential import Algorithm, phi
 from dpm_solver_nodes.samplers.multistep import plan_multistep
 from dpm_solver_nodes.samplers.plan import Grid, Plan
@@ -390,3 +397,101 @@ def test_steps_far_longer_than_the_one_before_have_order_1(
     assert lowered == (second.order == 1)
     assert (before.order, last.order) == (order, 1)
     assert long.order == (1 if lowered else order)
+
+
+# correctors
+
+
+@schedules
+@algorithms
+@rising
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_corrections_keep_the_sum_rules(
+    schedule: NoiseSchedule, algorithm: Algorithm, order: int, rising: bool
+) -> None:
+    """What is constant along the way stays: on VE, x0 and x alike."""
+    plan = plan_multistep(
+        grid_of(schedule, rising), algorithm, order, "taylor", "off", corrector=True
+    )
+    assert [step.correction is not None for step in plan.steps] == [False] + [True] * 6
+    before = plan.steps[0].sigma
+    for made, step in zip(plan.steps, plan.steps[1:], strict=False):
+        assert step.correction is not None
+        weights = step.correction
+        assert len(weights.outputs) == made.order + 1
+        start, end = (schedule.alpha(sigma) for sigma in (before, step.sigma))
+        if algorithm == "dpmsolver++":
+            total = weights.state * start + sum(weights.outputs)
+            assert total == pytest.approx(end, abs=1e-12)
+        else:
+            total = weights.state * before + sum(weights.outputs)
+            assert total == pytest.approx(step.sigma, abs=1e-12)
+            assert weights.state == pytest.approx(end / start, rel=1e-12)
+        before = step.sigma
+
+
+def test_a_correction_is_the_step_with_the_new_output_known() -> None:
+    """Of order 2 on VE: UniC's integral of the line through the outputs at both ends."""
+    sigmas = (5.0, 2.0, 1.0)
+    plan = plan_multistep(
+        Grid.of(sigmas, VarianceExploding()), "dpmsolver++", 1, "exact", "off", corrector=True
+    )
+    (correction,) = [step.correction for step in plan.steps if step.correction]
+    h = math.log(5.0 / 2.0)
+    newest, _ = quad(lambda tau: math.exp(tau - h) * tau / h, 0.0, h)
+    base, _ = quad(lambda tau: math.exp(tau - h) * (1.0 - tau / h), 0.0, h)
+    assert correction.state == pytest.approx(2.0 / 5.0)
+    assert correction.outputs == pytest.approx((newest, base), abs=1e-12)
+
+
+@pytest.mark.parametrize("schedule", FALLING, ids=lambda s: type(s).__name__)
+def test_drive_corrects_as_unic_of_order_2_in_a_few_lines(schedule: NoiseSchedule) -> None:
+    sigmas = FALLING[schedule]
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x / (1.0 + sigma[:, None] ** 2))
+
+    def step(
+        x: torch.Tensor, start: float, end: float, nodes: list[tuple[float, torch.Tensor]]
+    ) -> torch.Tensor:
+        """x from start to end with x0 the line (or constant) through the nodes in lambda_."""
+        h = schedule.lambda_(end) - schedule.lambda_(start)
+        constant, slope = nodes[0][1], torch.zeros_like(x)
+        if len(nodes) > 1:
+            (first, a), (second, b) = nodes
+            slope = (b - a) / (schedule.lambda_(second) - schedule.lambda_(first))
+            constant = a + slope * (schedule.lambda_(start) - schedule.lambda_(first))
+        flat, rising = 1.0 - math.exp(-h), h - 1.0 + math.exp(-h)
+        return end / start * x + schedule.alpha(end) * (flat * constant + rising * slope)
+
+    x = base = torch.linspace(-9.0, 9.0, 12, dtype=torch.float64).reshape(2, 6)
+    corrected, last = base, None
+    for sigma, after in itertools.pairwise(sigmas):
+        output = model(x, x.new_full((2,), sigma))
+        if last is not None:  # x was made from `base` at the sigma of `last`
+            corrected = step(base, last[0], sigma, [last, (sigma, output)])
+        base, last = corrected, (sigma, output)
+        x = step(base, sigma, after, [last])  # the predictor has order 1
+    ours = sample_multistep(
+        model,
+        torch.linspace(-9.0, 9.0, 12, dtype=torch.float64).reshape(2, 6),
+        sigmas,
+        disable=True,
+        order=1,
+        corrector="unic",
+        schedule=schedule,
+    )
+    torch.testing.assert_close(ours, x, rtol=1e-12, atol=1e-12)
+
+
+def test_no_correction_where_there_is_nothing_to_correct() -> None:
+    """A repeated sigma stays a call of its own; an only step has no state before it."""
+    schedule = VarianceExploding()
+    repeated = Grid.of((9.0, 4.0, 4.0, 1.0, 0.0), schedule)
+    steps = plan_multistep(repeated, "dpmsolver++", 2, "exact", "off", corrector=True).steps
+    assert [step.sigma for step in steps] == [9.0, 4.0, 4.0, 1.0]
+    assert [step.correction is not None for step in steps] == [False, False, True, True]
+    assert steps[1].outputs == () and steps[2].correction
+    assert steps[2].correction.outputs[1] == 0.0
+    only = plan_multistep(Grid.of((9.0, 0.0), schedule), "adams", 4, "exact", "off", corrector=True)
+    assert only.steps[0].correction is None

@@ -20,7 +20,8 @@ def table() -> str:
         f"| {entry.label} | `{entry.id}` | {_order(entry)} | {entry.calls} | {entry.help} |"
         for entry in image_forms
     ]
-    without_twin = {entry.id for entry in image_forms if entry.cfg_pp} | {"sde_dpm_solver++_3m"}
+    without_twin = {entry.id for entry in image_forms if entry.cfg_pp}
+    without_twin |= {"sde_dpm_solver++_3m", "dpm_solver++_recommended"}
     assert {entry.id for entry in CATALOG if entry not in image_forms} == {
         entry.id.replace("++", "") for entry in image_forms if entry.id not in without_twin
     }

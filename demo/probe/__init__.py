@@ -44,11 +44,12 @@ class _AroundPrediction:
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "patch"
     INPUTS: dict[str, Any] = {}
+    OPTIONAL: dict[str, Any] = {}
     around: Callable[..., torch.Tensor]
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
-        return {"required": {"model": ("MODEL",), **cls.INPUTS}}
+        return {"required": {"model": ("MODEL",), **cls.INPUTS}, "optional": cls.OPTIONAL}
 
     @classmethod
     def IS_CHANGED(cls, **_inputs: Any) -> float:  # noqa: N802
@@ -80,18 +81,20 @@ class Slow(_AroundPrediction):
 
 
 class NaN(_AroundPrediction):
-    """Every prediction from number `call` on (counted from 0) is not a number."""
+    """Every prediction from number `call` on (counted from 0), and before `until`, is not a number."""
 
     INPUTS = {"call": ("INT", {"default": 0, "min": 0, "max": 10000})}
+    OPTIONAL = {"until": ("INT", {"default": 10000, "min": 0, "max": 10000})}
 
     def patch(self, model: Any, **inputs: Any) -> tuple[Any]:
         self.calls = 0
         return super().patch(model, **inputs)
 
-    def around(self, predict: Predict, call: int) -> torch.Tensor:
+    def around(self, predict: Predict, call: int, until: int = 10000) -> torch.Tensor:
         self.calls += 1
         denoised = predict()
-        return torch.full_like(denoised, torch.nan) if self.calls > call else denoised
+        broken = call < self.calls <= until
+        return torch.full_like(denoised, torch.nan) if broken else denoised
 
 
 class Nudge:

@@ -53,6 +53,7 @@ SPACINGS = {
     "logSNR": "dpm_solver_log_snr",
     "time_uniform": "dpm_solver_time_uniform",
     "time_quadratic": "dpm_solver_time_quadratic",
+    "recommended": "dpm_solver_recommended",
 }
 IMAGE_TO_IMAGE = node("ModelSamplingDiscrete", sampling="img_to_img_flow", zsnr=False)
 

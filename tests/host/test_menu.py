@@ -39,7 +39,10 @@ from dpm_solver_nodes.tests.host.digits import (
 from dpm_solver_nodes.tests.host.probing import counts, latent
 
 ROOT = Path(__file__).resolve().parents[2]
-OUR_SCHEDULERS = ["dpm_solver_log_snr", "dpm_solver_time_uniform", "dpm_solver_time_quadratic"]
+OUR_SCHEDULERS = [
+    *("dpm_solver_log_snr", "dpm_solver_time_uniform", "dpm_solver_time_quadratic"),
+    "dpm_solver_recommended",
+]
 # The distance at 20 steps to the converged image: the last steps of "normal" and "simple" are long.
 CLOSE = {"dpm_solver_log_snr": 0.025, "karras": 0.025, "normal": 0.1, "simple": 0.05}
 # Each entry with one scheduler, each scheduler with several entries.

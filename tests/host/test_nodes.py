@@ -13,6 +13,7 @@ from dpm_solver_nodes.demo.host import Server
 from dpm_solver_nodes.tests.host.digits import (
     FIXED,
     MENU,
+    MODEL,
     Node,
     adaptive,
     custom,
@@ -40,16 +41,23 @@ NODES = {
     "DPMSolver_Adaptive": "DPM-Solver Adaptive",
     "DPMSolver_SDE": "DPM-Solver SDE",
     "DPMSolver_Sigmas": "DPM-Solver Sigmas",
+    "DPMSolver_Recommended": "DPM++ (recommended)",
+    "DPMSolver_Calibrated": "DPM-Solver Calibrated",
+    "DPMSolver_Calibrate": "DPM-Solver Calibrate",
     "DPMSolver_Compare": "Solver Compare",
     "DPMSolver_Candidate": "Solver Candidate",
     "DPMSolver_PlotSigmas": "Plot Sigmas",
 }
-LAB = ("DPMSolver_Compare", "DPMSolver_Candidate", "DPMSolver_PlotSigmas")
+LAB = (
+    *("DPMSolver_Compare", "DPMSolver_Candidate", "DPMSolver_PlotSigmas"),
+    "DPMSolver_Calibrate",
+)
 ALGORITHMS = ["dpmsolver++", "dpmsolver"]
 SPACINGS = {
     "logSNR": "dpm_solver_log_snr",
     "time_uniform": "dpm_solver_time_uniform",
     "time_quadratic": "dpm_solver_time_quadratic",
+    "recommended": "dpm_solver_recommended",
 }
 
 
@@ -81,6 +89,7 @@ AS_NODES = {
     "sde_dpm_solver++_3m_cfg_pp": sde(order=3, solver_type="taylor", cfg_pp=True),
     "sde_dpm_solver_2m": sde(algorithm="dpmsolver"),
     "sde_dpm_solver_2s": sde(algorithm="dpmsolver", method="singlestep"),
+    "dpm_solver++_recommended": node("DPMSolver_Recommended", model=MODEL, steps=12, denoise=1.0),
 }
 
 
@@ -258,6 +267,29 @@ def test_max_calls(host: Server, max_calls: int) -> None:
     assert torch.isfinite(result.latent).all()
 
 
+@pytest.mark.parametrize("corrector", ["none", "unic"])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_adams_and_the_corrector(host: Server, order: int, corrector: str) -> None:
+    exact = sample(host, custom(multistep(order=3, solver_type="exact"), spaced(100)))
+    made = {
+        algorithm: sample(
+            host,
+            custom(
+                multistep(
+                    algorithm=algorithm, order=order, solver_type="exact", corrector=corrector
+                ),
+                spaced(16),
+            ),
+        )
+        for algorithm in (*ALGORITHMS, "adams")
+    }
+    assert {result.calls for result in made.values()} == {16}
+    assert all(distance(result, exact) < 0.2 / order for result in made.values())
+    if corrector == "unic":
+        plain = sample(host, custom(multistep(order=order, solver_type="exact"), spaced(16)))
+        assert distance(made["dpmsolver++"], plain) > 1e-4
+
+
 # --- sigmas --------------------------------------------------------------------------------------
 
 
@@ -347,6 +379,7 @@ RELEASED = {
     "DPMSolver_Multistep": [
         *("algorithm", "order", "solver_type"),
         *("lower_order_final", "thresholding", "threshold_ratio", "threshold_max"),
+        *("cfg_pp", "corrector"),
     ],
     "DPMSolver_Singlestep": [
         *("algorithm", "order", "solver_type", "grouping"),
@@ -365,6 +398,12 @@ RELEASED = {
     ],
     "DPMSolver_Candidate": ["sampler", "scheduler", "label", "sigmas", "previous"],
     "DPMSolver_PlotSigmas": ["sigmas", "model", "sampler"],
+    "DPMSolver_Recommended": ["model", "steps", "denoise"],
+    "DPMSolver_Calibrate": [
+        *("latent_image", "calls", "cfg", "seeds", "held_out", "model_calls", "batch"),
+        *("noise_seed", "name", "guider", "model", "positive", "negative"),
+    ],
+    "DPMSolver_Calibrated": ["calibration", "model", "denoise"],
 }
 
 
