@@ -193,7 +193,7 @@ class DPMSolver_Multistep(io.ComfyNode):
                 _algorithm(
                     MULTISTEP_ALGORITHMS,
                     " adams: the direction of the path, in sigma, as ipndm and lms do; strong with "
-                    "the corrector from 10 steps up.",
+                    "the corrector from 15 steps up.",
                 ),
                 _order(
                     1,

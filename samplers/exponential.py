@@ -26,8 +26,13 @@ family in eta is k-diffusion's, SA-Solver's tau^2). With W a Brownian motion in 
 
 so that state, scale and z change, and noise of a known standard deviation is added.
 
-Adams' solvers, which programs ship as LMS, iPNDM and DEIS, are the same sum for the ODE as it stands,
-dx / dsigma = (x - x0) / sigma = m, with sigma in the place of lambda_: state = 1, scale = h, z = 0.
+Adams' solvers, which programs ship as LMS, iPNDM and DEIS, take the ODE as it stands, dx / dsigma =
+(x - x0) / sigma = m, so that the state keeps its weight and m is a polynomial in a power of sigma:
+
+    Adams  x_t = x_s + int_{sigma_s}^{sigma_t} m dsigma
+
+The power 1 is Adams and Bashforth's own method (DEIS, arXiv 2204.13902, calls it rho-AB); towards 0
+the polynomial comes to run in log sigma, which on variance exploding is DPM-Solver.
 """
 
 from __future__ import annotations
@@ -35,6 +40,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 Algorithm = Literal["dpmsolver++", "dpmsolver", "adams"]
 
@@ -82,20 +89,27 @@ class Level(NamedTuple):
     lambda_: float
 
 
-def position(algorithm: Algorithm, level: Level) -> float:
-    """The variable in which the algorithm's polynomials run: lambda_, or sigma for "adams"."""
-    return level.sigma if algorithm == "adams" else level.lambda_
+def distance(algorithm: Algorithm, start: Level, end: Level, power: float = 1.0) -> float:
+    """From one level to another in the variable in which the algorithm's polynomials run.
+
+    That is lambda_, for "adams" (sigma / sigma_start)^power / power or, at power 0, log sigma.
+    """
+    if algorithm != "adams":
+        return end.lambda_ - start.lambda_
+    way = math.log(end.sigma / start.sigma)
+    return math.expm1(power * way) / power if power else way
 
 
 class Transition(NamedTuple):
-    """The way between two levels, both at a finite position, for one algorithm.
+    """The way between two levels at a finite distance, for one algorithm.
 
     Attributes:
-        h: how far it leads in the algorithm's variable, lambda_ (then negative where sigma rises) or
-            sigma.
+        h: `distance` (in lambda_ it is negative where sigma rises).
         state: weight of the state at s.
-        scale, z: of the sum over phi; see above.
+        scale: of the weights of the outputs.
+        z: of phi; see above. For "adams", log(sigma_t / sigma_s).
         noise: standard deviation of the noise that is added.
+        power: of sigma, for "adams".
     """
 
     h: float
@@ -103,15 +117,22 @@ class Transition(NamedTuple):
     scale: float
     z: float
     noise: float
+    power: float | None = None
 
     @classmethod
     def between(
-        cls, algorithm: Algorithm, start: Level, end: Level, eta: float = 0.0
+        cls,
+        algorithm: Algorithm,
+        start: Level,
+        end: Level,
+        eta: float = 0.0,
+        power: float = 1.0,
     ) -> Transition:
         """The transition of the ODE (eta = 0), or of the SDE, for which sigma must fall."""
-        h = position(algorithm, end) - position(algorithm, start)
+        h = distance(algorithm, start, end, power)
         if algorithm == "adams":
-            return cls(h, 1.0, h, 0.0, 0.0)
+            way = math.log(end.sigma / start.sigma)
+            return cls(h, 1.0, start.sigma, way, 0.0, power)
         if algorithm == "dpmsolver++":
             state, scale, z = end.sigma / start.sigma, end.alpha * h, -h
             if eta == 0.0:
@@ -125,21 +146,39 @@ class Transition(NamedTuple):
         """Weights of the model outputs at sigma_s and at other nodes.
 
         Args:
-            nodes: position of the other nodes relative to sigma_s; their outputs and the one at
-                sigma_s define the polynomial.
-            rule: which multiple of which phi goes with D_0, D_1, ...
+            nodes: `distance` of the other nodes from sigma_s; their outputs and the one at sigma_s
+                define the polynomial.
+            rule: which multiple of which phi goes with D_0, D_1, ...; "adams" knows EXACT alone.
 
         Returns:
             One weight for sigma_s, then one for each of the nodes.
         """
-        # A polynomial in theta = position / h has the outputs m_j = sum_k D_k theta_j^k / k!, so that
+        # A polynomial in theta = distance / h has the outputs m_j = sum_k D_k theta_j^k / k!, so that
         # the weights must satisfy sum_j w_j theta_j^k = k! scale phi_{k+1}: a Vandermonde system.
         theta = [0.0, *(node / self.h for node in nodes)]
-        moments = [
-            math.factorial(k) * self.scale * factor * phi(index, self.z)
-            for k, (index, factor) in zip(range(len(theta)), rule, strict=False)
-        ]
-        return _vandermonde(theta, moments)
+        if self.power is not None:
+            moments = power_moments(len(theta), self.z, self.power)
+        else:
+            moments = [
+                math.factorial(k) * factor * phi(index, self.z)
+                for k, (index, factor) in zip(range(len(theta)), rule, strict=False)
+            ]
+        return _vandermonde(theta, [self.scale * moment for moment in moments])
+
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)  # exact to rounding over twenty decades
+
+
+def power_moments(count: int, way: float, power: float) -> list[float]:
+    """int e^l theta^k dl over l = log(sigma / sigma_s), up to `way`, for k = 0, 1, ..., count - 1.
+
+    theta goes from 0 to 1 with the power of sigma, or with l at power 0.
+    """
+    at = way * (_NODES + 1.0) / 2.0
+    theta = np.expm1(power * at) / math.expm1(power * way) if power else at / way
+    powers = theta ** np.arange(count)[:, None]
+    moments: list[float] = (powers @ (_WEIGHTS * way / 2.0 * np.exp(at))).tolist()
+    return moments
 
 
 def _vandermonde(nodes: Sequence[float], moments: Sequence[float]) -> tuple[float, ...]:

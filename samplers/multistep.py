@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from .exponential import EXACT, HALF_CURVATURE, MIDPOINT, Algorithm, Rule, position
+from .exponential import EXACT, HALF_CURVATURE, MIDPOINT, Algorithm, Rule
 from .plan import PLANS_KEPT, Grid, Plan, Step, Weights, prediction
 from .singlestep import group
 
@@ -45,6 +45,7 @@ def plan_multistep(
     eta: float = 0.0,
     lower_long_steps: bool = False,
     corrector: bool = False,
+    power: float = 1.0,
 ) -> Plan:
     """Plan a multistep run: n calls for n intervals.
 
@@ -64,6 +65,7 @@ def plan_multistep(
         lower_long_steps: whether a step far longer than the one before (see LONGER) has order 1; for
             the exact order 3 it always has, unless lower_order_final is "off".
         corrector: whether each state is corrected by the output at it.
+        power: of sigma, in which the polynomials of "adams" run.
     """
     lowered = lower_order_final == "on" or (
         lower_order_final == "auto" and grid.intervals < FEW_INTERVALS
@@ -85,9 +87,9 @@ def plan_multistep(
             continue
         # Outputs from where lambda_ is infinite are worth nothing: the polynomial can't reach there.
         step_order = min(highest, i - start + 1)
-        steps.append(_step(grid, algorithm, RULES[solver_type][step_order - 1], i, eta))
+        steps.append(_step(grid, algorithm, RULES[solver_type][step_order - 1], i, eta, power))
     if corrector:
-        steps = _corrected(grid, algorithm, steps)
+        steps = _corrected(grid, algorithm, steps, power)
     return grid.plan(steps)
 
 
@@ -101,7 +103,7 @@ def _leads_out(grid: Grid, i: int) -> bool:
     return abs(end - start) > max(LONG, LONGER * abs(start - before))
 
 
-def _corrected(grid: Grid, algorithm: Algorithm, steps: list[Step]) -> list[Step]:
+def _corrected(grid: Grid, algorithm: Algorithm, steps: list[Step], power: float) -> list[Step]:
     """The same steps, each with the correction of the state it starts from.
 
     The state that a step of order p made is corrected by the polynomial through p + 1 outputs, the new
@@ -119,12 +121,11 @@ def _corrected(grid: Grid, algorithm: Algorithm, steps: list[Step]) -> list[Step
             continue
         grouped = i > 1 and steps[i - 2].inner
         if base >= first and not grouped:
-            transition = grid.transition(algorithm, base, i)
-            start = position(algorithm, grid.levels[base])
+            transition = grid.transition(algorithm, base, i, power=power)
             # The polynomial's origin is the base.
             usable = [j for j in range(i, first - 1, -1) if not (j and steps[j - 1].inner)]
             others = [j for j in usable[: made.order + 1] if j != base]
-            nodes = [position(algorithm, grid.levels[j]) - start for j in others]
+            nodes = [grid.distance(algorithm, base, j, power) for j in others]
             of_base, *rest = transition.weights(nodes, EXACT)
             by_level = dict(zip(others, rest, strict=True)) | {base: of_base}
             weights = tuple(by_level.get(j, 0.0) for j in range(i, min(by_level) - 1, -1))
@@ -133,11 +134,10 @@ def _corrected(grid: Grid, algorithm: Algorithm, steps: list[Step]) -> list[Step
     return corrected
 
 
-def _step(grid: Grid, algorithm: Algorithm, rule: Rule, i: int, eta: float) -> Step:
+def _step(grid: Grid, algorithm: Algorithm, rule: Rule, i: int, eta: float, power: float) -> Step:
     levels = grid.levels
-    transition = grid.transition(algorithm, i, i + 1, eta)
-    start = position(algorithm, levels[i])
-    nodes = [position(algorithm, levels[i - age]) - start for age in range(1, len(rule))]
+    transition = grid.transition(algorithm, i, i + 1, eta, power)
+    nodes = [grid.distance(algorithm, i, i - age, power) for age in range(1, len(rule))]
     return Step(
         sigma=levels[i].sigma,
         sigma_next=levels[i + 1].sigma,

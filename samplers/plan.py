@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from .exponential import Algorithm, Level, Transition
+from .exponential import Algorithm, Level, Transition, distance
 from .schedule import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
@@ -274,9 +274,12 @@ class Grid:
         return int(math.isinf(self.levels[0].lambda_))
 
     def transition(
-        self, algorithm: Algorithm, start: int, end: int, eta: float = 0.0
+        self, algorithm: Algorithm, start: int, end: int, eta: float = 0.0, power: float = 1.0
     ) -> Transition:
-        return Transition.between(algorithm, self.levels[start], self.levels[end], eta)
+        return Transition.between(algorithm, self.levels[start], self.levels[end], eta, power)
+
+    def distance(self, algorithm: Algorithm, start: int, end: int, power: float = 1.0) -> float:
+        return distance(algorithm, self.levels[start], self.levels[end], power)
 
     def limit_step(self, index: int, kept: float = 1.0) -> Step:
         """The exact first-order step where lambda_ is infinite: from a flow's 1, or to 0.

@@ -58,7 +58,7 @@ def plan_of(
     chosen = {**defaults, **given, **settings}
     if function is sample_multistep:
         names = ["schedule", "algorithm", "order", "solver_type", "lower_order_final"]
-        names += ["lower_long_steps", "corrector", "eta"]
+        names += ["lower_long_steps", "corrector", "power", "eta"]
         taken = {name: chosen[name] for name in names}
         return _multistep_plan(sigmas, **taken, cfg_pp=cfg_pp)[1]
     grid = Grid.of(sigmas, chosen["schedule"] or VarianceExploding())

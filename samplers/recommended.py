@@ -34,28 +34,30 @@ SOLVERS: dict[str, dict[str, Any]] = {
 
 
 class Recommendation(NamedTuple):
-    """A solver, by its name in SOLVERS, and the sigmas that go with it."""
+    """A solver, by its name in SOLVERS, the sigmas that go with it, and for "adams" its power."""
 
     solver: str
     density: Density
+    power: float | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {**SOLVERS[self.solver], "lower_order_final": "off"}
+        power = {} if self.power is None else {"power": self.power}
+        return {**SOLVERS[self.solver], **power, "lower_order_final": "off"}
 
 
 TABLE: dict[str, dict[int, Recommendation]] = {
     "diffusion": {
-        5: Recommendation("2M unic", Density(-0.74, 0.87, -0.1, 1.37)),
-        6: Recommendation("2M unic", Density(-0.21, 1.13, -0.36, 1.12)),
-        8: Recommendation("2M unic", Density(-0.01, 0.65, -0.2, 0.95)),
-        10: Recommendation("adams 2 unic", Density(2.67, -0.14, -1.59, 1.22)),
-        12: Recommendation("adams 2 unic", Density(1.9, 0.02, -0.6, 0.95)),
-        15: Recommendation("adams 3 unic", Density(-0.21, 0.26, 0.93, 0.41)),
-        20: Recommendation("adams 3 unic", Density(-0.72, 0.74, 1.5, 0.19)),
-        25: Recommendation("adams 3 unic", Density(-0.83, 0.92, 1.61, 0.15)),
-        30: Recommendation("adams 3 unic", Density(0.01, 0.87, 1.0, 0.1)),
-        40: Recommendation("adams 3 unic", Density(0.01, 0.87, 1.0, 0.0)),
+        5: Recommendation("adams 2", Density(1.19, 0.41, -0.95, 0.95), -0.54),
+        6: Recommendation("adams 2", Density(1.2, 0.55, -0.7, 0.6), -0.48),
+        8: Recommendation("adams 2", Density(1.22, 0.78, -0.32, 0.2), -0.39),
+        10: Recommendation("adams 3", Density(1.33, 0.37, -0.25, 0.08), 0.12),
+        12: Recommendation("adams 3", Density(1.72, 0.35, -0.17, 0.11), 0.14),
+        15: Recommendation("adams 3 unic", Density(-0.43, 0.33, 0.98, 0.33), 0.91),
+        20: Recommendation("adams 3 unic", Density(-0.6, 0.65, 1.37, 0.18), 1.08),
+        25: Recommendation("adams 3 unic", Density(-0.59, 0.67, 1.24, 0.1), 0.91),
+        30: Recommendation("adams 3 unic", Density(-0.59, 0.67, 1.24, 0.07), 0.91),
+        40: Recommendation("adams 3 unic", Density(-0.59, 0.67, 1.24, 0.03), 0.91),
     },
     "flow": {
         5: Recommendation("adams 4", Density(2.35, -0.01, -0.15, 2.81)),

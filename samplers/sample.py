@@ -44,6 +44,7 @@ from .thresholding import dynamic_threshold
 
 ALGORITHMS = ("dpmsolver++", "dpmsolver")
 MULTISTEP_ALGORITHMS = (*ALGORITHMS, "adams")
+POWERS = (-2.0, 2.0)
 CORRECTORS = ("unic",)
 SOLVER_TYPES = tuple(RULES)
 SOLVER_TYPE_ALIASES = {"midpoint": "dpmsolver", "heun": "taylor"}
@@ -73,6 +74,7 @@ def sample_multistep(
     lower_order_final: str = "auto",
     lower_long_steps: bool = False,
     corrector: str | None = None,
+    power: float = 1.0,
     eta: float = 0.0,
     s_noise: float = 1.0,
     noise_device: str = "cpu",
@@ -111,6 +113,8 @@ def sample_multistep(
             call; with it the solver takes its CFG++ form (arXiv 2406.08070), for guidance below 2.
         corrector: "unic" corrects each state by the model output at it, which the next step needs
             anyway: one order more at no call. For the ODE without CFG++. None: no corrector.
+        power: of sigma, the variable of the polynomials of "adams", which alone has it: 1 is sigma
+            itself; the lower, the more the slope is expected to bend as sigma falls; 0 is log sigma.
 
     Returns:
         The state at sigmas[-1], shaped like x.
@@ -128,6 +132,7 @@ def sample_multistep(
         lower_order_final,
         lower_long_steps,
         corrector,
+        power,
         eta,
         unconditional is not None,
     )
@@ -372,6 +377,7 @@ def _multistep_plan(
     lower_order_final: str,
     lower_long_steps: bool,
     corrector: str | None,
+    power: float,
     eta: float,
     cfg_pp: bool,
 ) -> tuple[Grid, Plan]:
@@ -381,7 +387,10 @@ def _multistep_plan(
     order = _order(order, EXACT_ORDERS if solver_type == "exact" else ORDERS)
     one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     one_of("corrector", corrector, (None, *CORRECTORS))
+    between("power", power, *POWERS)
     between("eta", eta, 0.0, MOST_NOISE)
+    if power != 1.0 and algorithm != "adams":
+        raise ValueError(f'power = {power:g} is for algorithm = "adams" alone: leave it out.')
     if eta > 0.0 and (corrector or algorithm == "adams"):
         setting = f"corrector = {corrector!r}" if corrector else 'algorithm = "adams"'
         raise ValueError(f"{setting} has no stochastic form: set eta to 0, or choose another.")
@@ -400,6 +409,7 @@ def _multistep_plan(
         eta,
         lower_long_steps,
         corrector is not None,
+        power,
     )
     return grid, plan.cfg_pp(grid.schedule) if cfg_pp else plan
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from functools import lru_cache
 
-from .exponential import EXACT, MIDPOINT, Algorithm, position
+from .exponential import EXACT, MIDPOINT, Algorithm, distance
 from .plan import PLANS_KEPT, Grid, Plan, Step, prediction
 
 
@@ -92,10 +92,9 @@ def group(
         eta_of: h of a transition -> its eta; None for 0.
     """
     levels, order = grid.levels, end - start
-    base = position(algorithm, levels[start])
     steps = []
     for stage in range(1, order + 1):
-        h = position(algorithm, levels[start + stage]) - base
+        h = distance(algorithm, levels[start], levels[start + stage])
         eta = eta_of(h) if eta_of else 0.0
         transition = grid.transition(algorithm, start, start + stage, eta)
         used = list(range(1, stage))  # the nodes after the first that enter, the oldest first
@@ -104,7 +103,7 @@ def group(
             # The published formulas: midpoint at order 2; at order 3 the last node alone.
             used = used[-1:]
             rule = MIDPOINT if order == 2 else EXACT[:2]
-        nodes = [position(algorithm, levels[start + j]) - base for j in used]
+        nodes = [distance(algorithm, levels[start], levels[start + j]) for j in used]
         first, *others = transition.weights(nodes, rule)
         by_node = dict(zip(used, others, strict=True)) | {0: first}
         index = start + stage - 1

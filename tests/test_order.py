@@ -153,6 +153,14 @@ def test_the_corrector_wins_an_order(
     assert fitted == pytest.approx(claim, abs=WITHIN)
 
 
+@pytest.mark.parametrize("power", [0.3, -0.4])
+@pytest.mark.parametrize("corrector", [None, "unic"])
+def test_adams_keeps_its_order_in_any_power_of_sigma(corrector: str | None, power: float) -> None:
+    settings: dict[str, Any] = {"algorithm": "adams", "order": 2, "power": power}
+    fitted = on_the_data(multistep, corrector=corrector, **settings)
+    assert fitted == pytest.approx(3 if corrector else 2, abs=WITHIN)
+
+
 ODE = [entry for entry in CATALOG if entry.order and not entry.stochastic]
 
 

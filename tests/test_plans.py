@@ -495,3 +495,64 @@ def test_no_correction_where_there_is_nothing_to_correct() -> None:
     assert steps[2].correction.outputs[1] == 0.0
     only = plan_multistep(Grid.of((9.0, 0.0), schedule), "adams", 4, "exact", "off", corrector=True)
     assert only.steps[0].correction is None
+
+
+# Adams' polynomials in a power of sigma
+
+POWERS = [2.0, 1.0, 0.3, 1e-3, 0.0, -0.4, -2.0]
+
+
+@schedules
+@rising
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+@pytest.mark.parametrize("power", POWERS)
+def test_adams_integrates_polynomials_in_its_power_of_sigma(
+    power: float, order: int, rising: bool, schedule: NoiseSchedule
+) -> None:
+    """A step and a correction alike, for every degree below the number of their outputs."""
+    grid = grid_of(schedule, rising)
+    steps = plan_multistep(grid, "adams", order, "exact", "off", corrector=True, power=power).steps
+
+    def slope(degree: int, sigma: float) -> float:
+        return float((math.log(sigma) if power == 0.0 else sigma**power) ** degree)
+
+    def assert_exact(outputs: tuple[float, ...], i: int, ends: tuple[int, int]) -> None:
+        start, end = (grid.levels[j].sigma for j in ends)
+        for degree in range(len(outputs)):
+            known = [slope(degree, grid.levels[i - age].sigma) for age in range(len(outputs))]
+            exact, _ = quad(lambda s, d=degree: slope(d, s), start, end, epsabs=0.0, epsrel=1e-11)
+            scale = sum(abs(w * m) for w, m in zip(outputs, known, strict=True))
+            assert dot(outputs, known) == pytest.approx(exact, abs=1e-10 * scale)
+
+    for i, step in enumerate(steps):
+        assert step.state == 1.0 and len(step.outputs) == step.order == min(i + 1, order)
+        assert_exact(step.outputs, i, (i, i + 1))
+        if step.correction:
+            assert step.correction.state == 1.0
+            assert len(step.correction.outputs) == steps[i - 1].order + 1
+            assert_exact(step.correction.outputs, i, (i - 1, i))
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_adams_in_log_sigma_is_dpm_solver_on_variance_exploding(order: int) -> None:
+    grid = grid_of(VarianceExploding())
+    adams, noise = (
+        plan_multistep(grid, algorithm, order, "exact", "off", power=power).steps[-1]
+        for algorithm, power in (("adams", 0.0), ("dpmsolver", 1.0))
+    )
+    assert adams.outputs == pytest.approx(noise.outputs, rel=1e-12)
+    assert (adams.state, adams.prediction) == (noise.state, noise.prediction)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algorithm": "dpmsolver", "power": 0.5},
+        {"algorithm": "adams", "power": 2.5},
+        {"algorithm": "adams", "power": math.nan},
+    ],
+    ids=["another algorithm", "too high", "nan"],
+)
+def test_a_power_out_of_place_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="power"):
+        sample_multistep(lambda x, sigma: x, torch.ones(1, 2), [2.0, 1.0], **settings)  # type: ignore[arg-type]
