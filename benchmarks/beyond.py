@@ -2,7 +2,7 @@
 
     python -m dpm_solver_nodes.benchmarks.beyond
 
-Calibrates for 5, 8 and 10 calls on one class and guidance of each guided scenario of `quality.py`, and
+Calibrates for 5, 8 and 10 calls on three classes and the guidance of each guided scenario of `quality.py`, and
 measures, on 64 images of the other classes: the same guidance, 30 percent less and more, and image to
 image from a start half-way down the list, which enters the calibrated list at the nearest sigma. Each
 number is the geometric mean over images of the distance to the converged solution of that very ODE;

@@ -2,7 +2,8 @@
 
     1. A teacher solves the ODE for some noises on a fine list of sigmas; its states and outputs are
        kept (`teach`).
-    2. A search chooses the student's sigmas among the teacher's without calling the model (`search`).
+    2. A search chooses the student's sigmas among the teacher's without calling the model (`search`);
+       the recommended ones are tried beside them.
     3. The student runs on the model; step by step its weights are fitted so that it meets the
        teacher's next state (`fit`). It thereby learns from its own states, errors included.
     4. What it gains is measured on noises that it has not seen, against solvers without calibration
@@ -29,16 +30,17 @@ from ..samplers import NoiseSchedule, RectifiedFlow, sample_multistep
 from ..samplers.calibrated import Calibration, Fitted, exact_weights
 from ..samplers.drive import Denoiser
 from ..samplers.plan import Weights
+from ..samplers.recommended import recommended_sigmas
 from ..samplers.sample import sample_calibrated
 
 POINTS = 64
 """Sigmas on the teacher's list, among which the student's are chosen."""
 
-OUTPUTS = 4
-"""How many model outputs a step uses at most."""
+SLOPES = 4
+"""How many slopes a step uses at most."""
 
-RIDGE = 1e-6
-"""Pull of a weight towards the exact one, relative to what its output weighs in the fit."""
+RIDGE = 1e-4
+"""Pull of a weight towards the exact one, relative to what its slope weighs in the fit."""
 
 PRIOR_ORDER = 3
 """Of those exact weights."""
@@ -52,14 +54,17 @@ MOST_NUMBERS = 16384
 MOST_STATES = 4096
 """Kept by a search, some kilobytes each."""
 
+SPREADS = (0.5, 0.3, 1.0)
+"""What the searches suppose of a model off the teacher's path; see `Surrogate`."""
+
+FIRST_TRIALS = 1 + len(SPREADS)
+"""Fits on the model that there are in any case: on the recommended sigmas, and on those searched."""
+
 MOST_TRIALS = 40
 """Fits on the model; from there on little is won."""
 
 CALIBRATED = "calibrated"
 """Name of the calibrated solver among the errors."""
-
-SPREADS = (0.5, 0.3, 1.0)
-"""What the searches suppose of a model off the teacher's path; see `Surrogate`."""
 
 TEACHER = partial(sample_multistep, order=3, solver_type="exact", corrector="unic", disable=True)
 
@@ -215,7 +220,7 @@ class _State(NamedTuple):
     """A student on the way, as combinations of the vectors in `Surrogate`."""
 
     x: Array
-    outputs: tuple[Array, ...]
+    slopes: tuple[Array, ...]
     unknown: Array
     error: float
 
@@ -235,11 +240,11 @@ class Surrogate:
         records: Records,
         schedule: NoiseSchedule,
         calls: int,
-        outputs: int = OUTPUTS,
+        slopes: int = SLOPES,
         spread: float = SPREADS[0],
     ) -> None:
         self.records, self.schedule = records, schedule
-        self.calls, self.outputs, self.spread = calls, outputs, spread
+        self.calls, self.slopes, self.spread = calls, slopes, spread
         self.products = records.products
         self.points = len(records.sigmas)
         self.variance = 0.3 * records.variance
@@ -247,17 +252,17 @@ class Surrogate:
         self.states: dict[tuple[int, ...], _State] = {}
         self.priors: dict[tuple[int, ...], Array] = {}
 
-    def slope(self, sigma: float) -> float:
-        """Of the output along the state."""
+    def gain(self, sigma: float) -> float:
+        """How far the output moves along with the state."""
         alpha = self.schedule.alpha(sigma)
         return alpha * self.variance / (alpha**2 * self.variance + sigma**2)
 
     def prior(self, indices: Sequence[int]) -> Array:
-        """Exact weights of the step that leads to the last of these, padded to its outputs."""
-        recent = tuple(indices[-(self.outputs + 1) :])
+        """Exact weights of the step that leads to the last of these, padded to its slopes."""
+        recent = tuple(indices[-(self.slopes + 1) :])
         if recent not in self.priors:
             sigmas = [self.sigma(index) for index in recent]
-            self.priors[recent] = prior(self.schedule, sigmas, self.outputs)
+            self.priors[recent] = prior(self.schedule, sigmas, self.slopes)
         return self.priors[recent]
 
     def sigma(self, index: int) -> float:
@@ -286,11 +291,12 @@ class Surrogate:
                 away = before.x - unit[index]
                 unknown = unknown.copy()
                 unknown[:, call] = self.spread**2 * self._products(away[None], unknown)[:, 0, 0]
-                output = output + self.slope(self.sigma(index)) * away + unit[known + call]
-            outputs = (output, *before.outputs[: self.outputs - 1])
-            vectors = np.stack([before.x, *outputs, unit[path[-1]]])
+                output = output + self.gain(self.sigma(index)) * away + unit[known + call]
+            slope = (before.x - output) / self.sigma(index)
+            slopes = (slope, *before.slopes[: self.slopes - 1])
+            vectors = np.stack([before.x, *slopes, unit[path[-1]]])
             weights, errors = reweighted(self._products(vectors, unknown), self.prior(path))
-            state = _State(weights @ vectors[:-1], outputs, unknown, geometric_mean(errors))
+            state = _State(weights @ vectors[:-1], slopes, unknown, geometric_mean(errors))
         self.states[path] = state
         return state
 
@@ -303,10 +309,10 @@ class Surrogate:
         return of_known + (off * unknown[:, None, :]) @ off.T
 
 
-def prior(schedule: NoiseSchedule, sigmas: Sequence[float], outputs: int) -> Array:
-    """The exact weights of a list's last step as [1 + number of outputs], with zeros at the end."""
+def prior(schedule: NoiseSchedule, sigmas: Sequence[float], slopes: int) -> Array:
+    """The exact weights of a list's last step as [1 + number of slopes], with zeros at the end."""
     exact = exact_weights(schedule, sigmas, PRIOR_ORDER)
-    used = min(len(sigmas) - 1, outputs)
+    used = min(len(sigmas) - 1, slopes)
     weights = np.zeros(1 + used)
     weights[: 1 + min(used, len(exact.outputs))] = (exact.state, *exact.outputs[:used])
     return weights
@@ -342,6 +348,16 @@ def _falls(indices: Sequence[int], points: int) -> bool:
     return indices[-1] < points and all(a < b for a, b in itertools.pairwise(indices))
 
 
+def nearest(sigmas: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
+    """Indices of the falling sigmas that are nearest by ratio to those wanted, each another one."""
+    levels, points, chosen = np.log(sigmas), len(sigmas), list[int]()
+    for i, sigma in enumerate(wanted):
+        index = int(np.abs(levels - math.log(sigma)).argmin())
+        lowest = chosen[-1] + 1 if chosen else 0
+        chosen.append(min(max(index, lowest), points - len(wanted) + i))
+    return tuple(chosen)
+
+
 class Student(NamedTuple):
     """Weights fitted on given sigmas, and the geometric mean error on the noises of the fit."""
 
@@ -351,7 +367,7 @@ class Student(NamedTuple):
 
 
 def fit(
-    model: Model, records: Records, schedule: NoiseSchedule, indices: tuple[int, ...], outputs: int
+    model: Model, records: Records, schedule: NoiseSchedule, indices: tuple[int, ...], slopes: int
 ) -> Student:
     """Run a student on the model and fit each step's weights on the way."""
     path = (*indices, len(records.sigmas))
@@ -359,13 +375,13 @@ def fit(
     x, kept = records.starts, list[torch.Tensor]()
     steps: list[Weights] = []
     for i in range(len(indices)):
-        kept.insert(0, model(x, x.new_full((len(x),), sigmas[i])))
-        del kept[outputs:]
+        kept.insert(0, (x - model(x, x.new_full((len(x),), sigmas[i]))) / sigmas[i])
+        del kept[slopes:]
         parts = [x, *kept]
         vectors = torch.stack([*(records.of(part) for part in parts), records.states[path[i + 1]]])
         vectors = vectors.double()
         products = torch.einsum("asd,bsd->sab", vectors, vectors) / vectors.shape[-1]
-        exact = prior(schedule, sigmas[: i + 2], outputs)
+        exact = prior(schedule, sigmas[: i + 2], slopes)
         weights, errors = reweighted(products.numpy(), exact)
         steps.append(Weights(float(weights[0]), tuple(map(float, weights[1:]))))
         x = torch.stack([float(w) * part for w, part in zip(weights, parts, strict=True)]).sum(0)
@@ -414,8 +430,8 @@ def cost(budget: int, calls: int, seeds: int, held_out: int, points: int, rivals
     teacher, trial = (seeds + held_out) * points, seeds * calls
     check = held_out * calls * (1 + rivals)
     trials = min(MOST_TRIALS, (budget - teacher - check) // trial)
-    if trials < len(SPREADS):
-        least = teacher + check + len(SPREADS) * trial
+    if trials < FIRST_TRIALS:
+        least = teacher + check + FIRST_TRIALS * trial
         raise ValueError(
             f"A budget of {budget} model calls is too small for {calls} calls and {seeds} seeds: "
             f"allow {least} at least, or take fewer seeds."
@@ -447,7 +463,7 @@ def calibrate(
     *,
     budget: int = 5000,
     batch: int = 4,
-    outputs: int = OUTPUTS,
+    slopes: int = SLOPES,
     fitted: Fitted = Fitted(),  # noqa: B008  # frozen
     tick: Tick = lambda calls, doing: None,
     keep: Callable[[Calibration], None] = lambda calibration: None,
@@ -463,7 +479,7 @@ def calibrate(
         rivals: solvers without calibration to measure against: name -> (model, starts) -> images.
         budget: single-image model calls that may be made.
         batch: images in a model call.
-        outputs: model outputs that a step may use.
+        slopes: how many of them a step may use.
         fitted: what to write into the calibration besides what is found here.
         tick: told after every model call: how many images it had, and what it is for; and while it
             searches, with 0 images.
@@ -498,7 +514,7 @@ def calibrate(
         records,
         schedule,
         calls,
-        outputs,
+        slopes,
         plan.trials,
         lambda student: keep(calibration(student)),
     )
@@ -531,31 +547,32 @@ def _best_student(
     records: Records,
     schedule: NoiseSchedule,
     calls: int,
-    outputs: int,
+    slopes: int,
     trials: int,
     keep: Callable[[Student], None],
 ) -> Student:
-    """Search without the model under each of SPREADS, then try moves from the best on the model."""
+    """Take the recommended sigmas, and those that a search without the model finds under each of
+    SPREADS; then try moves from the best of them on the model."""
     points = len(records.sigmas)
     even = tuple(round(points * i / calls) for i in range(calls))
+    ends = records.sigmas[0], records.sigmas[-1]
+    recommended = nearest(records.sigmas, recommended_sigmas(schedule, *ends, calls)[:-1])
     tried: dict[tuple[int, ...], Student] = {}
 
     def attempt(indices: tuple[int, ...]) -> Student:
         best = min(tried.values(), key=lambda student: student.error, default=None)
         if indices not in tried:
-            tried[indices] = fit(model, records, schedule, indices, outputs)
+            tried[indices] = fit(model, records, schedule, indices, slopes)
             if best is None or tried[indices].error < best.error:
                 keep(tried[indices])
         return tried[indices]
 
     def searched(spread: float) -> tuple[int, ...]:
-        surrogate = Surrogate(records, schedule, calls, outputs, spread)
+        surrogate = Surrogate(records, schedule, calls, slopes, spread)
         return search(surrogate, even, lambda: model.tick(0, model.doing))
 
-    best = min(
-        (attempt(searched(spread)) for spread in SPREADS),
-        key=lambda student: student.error,
-    )
+    starts = [attempt(recommended), *(attempt(searched(spread)) for spread in SPREADS)]
+    best = min(starts, key=lambda student: student.error)
     waiting = moves(best, points)
     while len(tried) < trials and waiting:
         indices = waiting.pop(0)

@@ -1,8 +1,9 @@
 """Solvers calibrated on a model: sigmas and weights that belong together, as data.
 
 A calibration is what `lab.calibrate` finds for a model, a guidance and a number of calls: a list of
-sigmas, and for each step the weights of the state and of the last denoised outputs. It runs as any
-other plan does. Weights belong to their sigmas: a run may start later on the list, and nothing else.
+sigmas, and for each step the weights of the state and of the last slopes, dx / dsigma = (x - x0) /
+sigma. It runs as any other plan does. Weights belong to their sigmas: a run may start later on the
+list, and nothing else.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .exponential import EXACT, Transition
-from .plan import Grid, Plan, Step, Weights
+from .exponential import EXACT
+from .plan import Grid, Plan, Step, Weights, prediction
 from .schedule import NoiseSchedule, RectifiedFlow, VarianceExploding
 
-ENTRY_ORDER = 1
-"""Order of the exact weights that stand for calibrated ones where there are too few outputs. The steps
-of a calibrated list are long: polynomials through several outputs were measured to lead astray there
-(benchmarks/beyond.py)."""
+FEW_CALLS = 8
+"""Lists of fewer calls have steps so long that a line through two slopes was measured to lead astray
+where weights are not fitted (benchmarks/beyond.py)."""
+
+POWER = 0.1
+"""Of sigma, in which the polynomials of those weights run: what suits most rows of
+`recommended.TABLE`, about."""
 
 SAME_SIGMA = 1e-4
 """How far, relatively, a sigma that is plugged in may be from the list's: hosts round to float32."""
@@ -61,8 +65,7 @@ class Calibration:
     Attributes:
         kind: a key of SCHEDULES.
         sigmas: n + 1, falling, the last one 0.
-        steps: n, each with the weights of the state and of the last denoised outputs, the newest
-            first.
+        steps: n, each with the weights of the state and of the last slopes, the newest first.
         fitted: where it comes from.
 
     Raises:
@@ -141,26 +144,28 @@ class Calibration:
     def plan(self, schedule: NoiseSchedule, first: int = 0) -> Plan:
         """The plan from the list's `first` sigma on.
 
-        A step for which the outputs of the earlier part are missing has the exact weights.
+        A step for which the outputs of the earlier part are missing has exact weights.
         """
+        entry_order = 1 if self.calls < FEW_CALLS else 2
+        grid = Grid.of(self.sigmas, schedule)
         steps = []
         for i in range(first, self.calls):
             weights = self.steps[i]
             if len(weights.outputs) > i - first + 1:
-                weights = exact_weights(schedule, self.sigmas[first : i + 2], ENTRY_ORDER)
-            order = len(weights.outputs)
-            steps.append(Step(self.sigmas[i], self.sigmas[i + 1], *weights, order=order))
+                weights = exact_weights(schedule, self.sigmas[first : i + 2], entry_order)
+            start, end = grid.levels[i : i + 2]
+            of_slope, order = prediction("adams", start), len(weights.outputs)
+            steps.append(Step(start.sigma, end.sigma, *weights, of_slope, order))
         return Plan(tuple(steps))
 
 
 def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float], order: int) -> Weights:
-    """DPM-Solver++'s exact weights for the last step of a list, of the order given if it allows it."""
+    """Adams' exact weights for the last step of a list, of the order given if it allows it."""
     grid = Grid.of(sigmas, schedule)
     last = len(grid.levels) - 2
-    if grid.levels[-1].sigma == 0.0 or last < grid.first:
-        return Weights(*grid.limit_step(last)[2:4])
-    start = grid.levels[last]
-    usable = range(max(grid.first, last + 1 - order), last)
-    nodes = [grid.levels[j].lambda_ - start.lambda_ for j in reversed(usable)]
-    transition = Transition.between("dpmsolver++", start, grid.levels[-1])
+    if grid.levels[-1].sigma == 0.0:
+        return Weights(1.0, (-grid.levels[last].sigma,))
+    usable = range(max(0, last + 1 - order), last)
+    nodes = [grid.distance("adams", last, j, POWER) for j in reversed(usable)]
+    transition = grid.transition("adams", last, last + 1, power=POWER)
     return Weights(transition.state, transition.weights(nodes, EXACT))

@@ -23,7 +23,12 @@ from dpm_solver_nodes.samplers import (
     VarianceExploding,
     sample_multistep,
 )
-from dpm_solver_nodes.samplers.calibrated import ENTRY_ORDER, Calibration, Fitted, exact_weights
+from dpm_solver_nodes.samplers.calibrated import (
+    POWER,
+    Calibration,
+    Fitted,
+    exact_weights,
+)
 from dpm_solver_nodes.samplers.multistep import plan_multistep
 from dpm_solver_nodes.samplers.plan import Grid, Weights
 from dpm_solver_nodes.samplers.recommended import recommended_sigmas
@@ -139,7 +144,7 @@ def test_the_teachers_list(schedule: NoiseSchedule, points: int) -> None:
 # --- what it costs -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("budget", "batch"), [(TEACHER + CHECK + 4 * TRIAL - 1, 3), (BUDGET, 8)])
+@pytest.mark.parametrize(("budget", "batch"), [(TEACHER + CHECK + 5 * TRIAL - 1, 3), (BUDGET, 8)])
 def test_the_budget_is_kept_and_counted(budget: int, batch: int) -> None:
     model, told = Counted(), list[tuple[int, str]]()
     found = run(VE, model, budget=budget, batch=batch, tick=lambda n, what: told.append((n, what)))
@@ -164,7 +169,7 @@ def test_a_budget_that_is_too_small_says_which_would_do() -> None:
         run(VE, model, budget=500)
     least = int(str(caught.value).split("allow ")[1].split()[0])
     assert model.images == 0
-    assert least == TEACHER + CHECK + 3 * TRIAL
+    assert least == TEACHER + CHECK + calibrate.FIRST_TRIALS * TRIAL
     assert calibrate.cost(least, CALLS, SEEDS, HELD_OUT, calibrate.POINTS, 2).total <= least
     with pytest.raises(ValueError, match="too small"):
         calibrate.cost(least - 1, CALLS, SEEDS, HELD_OUT, calibrate.POINTS, 2)
@@ -248,8 +253,8 @@ def test_a_fit_recovers_exact_weights_of_a_linear_problem() -> None:
     true = torch.tensor([0.4, 1.7, -0.9], dtype=torch.float64)
     vectors = torch.cat([parts, (true[:, None, None] * parts).sum(0)[None]])
     weights, errors = calibrate.reweighted(products(vectors), np.zeros(3))
-    assert weights == pytest.approx(true.numpy(), abs=1e-5)
-    assert errors.max() < 1e-10
+    assert weights == pytest.approx(true.numpy(), abs=1e-3)
+    assert errors.max() < 1e-6
 
 
 def test_a_fit_keeps_to_the_prior_where_the_data_say_nothing() -> None:
@@ -290,6 +295,14 @@ def test_searched_lists_fall_and_are_better_than_where_they_started() -> None:
     assert next(ticks) > 10  # an interrupt is looked for meanwhile
 
 
+def test_nearest_takes_another_index_for_each() -> None:
+    sigmas = [8.0, 4.0, 2.0, 1.0, 0.5]
+    assert calibrate.nearest(sigmas, [8.0, 2.2, 0.5]) == (0, 2, 4)
+    assert calibrate.nearest(sigmas, [8.0, 7.0, 6.9]) == (0, 1, 2)
+    assert calibrate.nearest(sigmas, [8.0, 0.6, 0.5, 0.4]) == (0, 2, 3, 4)
+    assert calibrate.nearest(sigmas, [8.0]) == (0,)
+
+
 @both_kinds
 def test_a_late_start_has_exact_weights_until_the_history_is_full(schedule: NoiseSchedule) -> None:
     found = result(schedule).calibration
@@ -301,7 +314,7 @@ def test_a_late_start_has_exact_weights_until_the_history_is_full(schedule: Nois
             if len(own.outputs) <= k + 1:
                 assert (step.state, step.outputs) == own
             else:
-                exact = exact_weights(schedule, found.sigmas[first : first + k + 2], ENTRY_ORDER)
+                exact = exact_weights(schedule, found.sigmas[first : first + k + 2], 1)
                 assert (step.state, step.outputs) == exact
         sigmas = list(found.sigmas[first:])
         x = noise(2) * sigmas[0] + 0.1
@@ -310,17 +323,23 @@ def test_a_late_start_has_exact_weights_until_the_history_is_full(schedule: Nois
         assert model.images == 2 * (len(sigmas) - 1) and end.isfinite().all()
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_exact_weights_are_those_of_the_multistep_solver(order: int) -> None:
-    sigmas = [10.0, 6.0, 3.0, 1.0, 0.0]
-    plan = plan_multistep(Grid.of(sigmas, VE), "dpmsolver++", order, "taylor", "off")
-    for end in range(2, 6):
-        weights = exact_weights(VE, sigmas[:end], order)
-        assert weights.state + sum(weights.outputs) == pytest.approx(1.0, abs=1e-12)
-        assert len(weights.outputs) == (1 if end == 5 else min(end - 1, order))
-        if order < 3:
-            step = plan.steps[end - 2]
-            assert weights == (pytest.approx(step.state), pytest.approx(step.outputs))
+def test_a_late_start_on_a_list_of_many_calls_enters_at_order_2() -> None:
+    sigmas = (*np.geomspace(10.0, 0.1, 9).tolist(), 0.0)
+    weights = [Weights(1.0, (-0.1,) * min(i + 1, 4)) for i in range(9)]
+    plan = Calibration("diffusion", sigmas, tuple(weights)).plan(VE, 3)
+    assert [len(step.outputs) for step in plan.steps] == [1, 2, 2, 4, 4, 4]
+
+
+@both_kinds
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_exact_weights_are_those_of_adams_solver(order: int, schedule: NoiseSchedule) -> None:
+    sigmas = [1.0, 0.6, 0.3, 0.1, 0.0]
+    plan = plan_multistep(Grid.of(sigmas, schedule), "adams", order, "exact", "off", power=POWER)
+    for end in range(2, 5):
+        weights = exact_weights(schedule, sigmas[:end], order)
+        step = plan.steps[end - 2]
+        assert weights == (pytest.approx(step.state), pytest.approx(step.outputs))
+    assert exact_weights(schedule, sigmas, order) == (1.0, (-0.1,))  # the denoised output itself
 
 
 def other_sigmas(found: Calibration) -> list[Sequence[float]]:

@@ -214,7 +214,7 @@ def test_a_model_that_returns_nan(host: Server) -> None:
 # Seeds and those held out are one batch each, of 2 images: one prediction for each sigma.
 QUICK: dict[str, Any] = {"seeds": 2, "held_out": 2, "calls": 3}
 TEACHER = 2 * 2 * calibrate.POINTS
-FITS = 3 * 2 * 3
+FITS = calibrate.FIRST_TRIALS * 2 * 3
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dpm_solver_nodes.demo.host import Server
-from dpm_solver_nodes.lab.calibrate import POINTS
+from dpm_solver_nodes.lab.calibrate import FIRST_TRIALS, POINTS
 from dpm_solver_nodes.tests.host import frontend
 from dpm_solver_nodes.tests.host.graphs import text_to_image
 from dpm_solver_nodes.tests.host.probing import counts, latent, reset_counts
@@ -32,15 +32,15 @@ RUNS = {
     "solver_compare": (5 * (2 + 3) + 10, "EmptyLatentImage"),
     "plot_sigmas": (0, ""),
     "recommended": (12, "EmptyLatentImage"),
-    # Of two images each: two teachers, three fits of two calls, and three solvers to measure.
-    "calibrate": (2 * POINTS + 3 * 2 + 3 * 2 + 2, "EmptyLatentImage"),
+    # Of two images each: two teachers, four fits of two calls, and three solvers to measure.
+    "calibrate": (2 * POINTS + FIRST_TRIALS * 2 + 3 * 2 + 2, "EmptyLatentImage"),
 }
 # What is made smaller for the test besides the picture, by the node it is set in.
 SMALLER = {
     "solver_compare": ("DPMSolver_Compare", {"calls": "2, 3", "reference_calls": 10}),
     "calibrate": (
         "DPMSolver_Calibrate",
-        {"calls": 2, "seeds": 2, "held_out": 2, "model_calls": 4 * POINTS + 12 + 12, "batch": 2},
+        {"calls": 2, "seeds": 2, "held_out": 2, "model_calls": 4 * POINTS + 16 + 12, "batch": 2},
     ),
 }
 
