@@ -2,9 +2,9 @@
 
     python -m dpm_solver_nodes.benchmarks.beyond
 
-Calibrates for 5, 8 and 10 calls on three classes and the guidance of each guided scenario of `quality.py`, and
-measures, on 64 images of the other classes: the same guidance, 30 percent less and more, and image to
-image from a start half-way down the list, which enters the calibrated list at the nearest sigma. Each
+Calibrates for 5, 8 and 10 calls on three classes and the guidance of each guided scenario of
+`quality.py`, and measures, on 64 images of the other classes: the same guidance, 30 percent less and
+more, and image to image from a start a third down the list, at one of the calibrated sigmas. Each
 number is the geometric mean over images of the distance to the converged solution of that very ODE;
 beside the calibrated solver stand the recommended one and DPM++ 2M on Karras' sigmas, at the same
 number of calls. Takes some five minutes.

@@ -37,11 +37,9 @@ import gc
 import json
 import platform
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -53,8 +51,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..demo.host import comfyui
 from ..samplers import sample_adaptive, sample_multistep
+from .tree import comfyui_importable
 
 LATENTS = {
     "SD 1.5": (1, 4, 64, 64),
@@ -140,18 +138,6 @@ class Contest:
         return sum(steps) + 2
 
 
-@contextmanager
-def _importable(tree: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """ComfyUI's tree on the path, and its command line, while it is imported."""
-    argv, sys.argv = sys.argv, ["main.py", *arguments]
-    sys.path.insert(0, str(tree))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(tree))
-        sys.argv = argv
-
-
 @dataclass(frozen=True)
 class Peers:
     """The modules of others' samplers, and what the host says of a model like SD 1.5."""
@@ -163,10 +149,7 @@ class Peers:
 
     @classmethod
     def load(cls, device: str) -> Peers:
-        with _importable(comfyui(), ["--cpu"] if device == "cpu" else []):
-            import comfy.options
-
-            comfy.options.enable_args_parsing()
+        with comfyui_importable(["--cpu"] if device == "cpu" else []):
             import comfy.k_diffusion.sampling
             import comfy.model_sampling
             import comfy.samplers

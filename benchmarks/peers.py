@@ -7,21 +7,18 @@ float64 where that code lets it.
 from __future__ import annotations
 
 import inspect
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from ..demo.host import comfyui
 from . import digits
 from .scenarios import Counted, Scenario
+from .tree import comfyui_importable
 
 SEED = 0
 """Of the stochastic samplers' noise."""
@@ -69,25 +66,10 @@ COMFY_OMITTED = {
 }
 
 
-@contextmanager
-def _importable(tree: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """ComfyUI's tree on the path, and its command line, while it is imported."""
-    argv, sys.argv = sys.argv, ["main.py", *arguments]
-    sys.path.insert(0, str(tree))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(tree))
-        sys.argv = argv
-
-
 @cache
 def host() -> Any:
     """ComfyUI's `comfy` package on the CPU, with what is needed of it imported."""
-    with _importable(comfyui(), ["--cpu"]):
-        import comfy.options
-
-        comfy.options.enable_args_parsing()
+    with comfyui_importable(["--cpu"]):
         import comfy.model_sampling
         import comfy.samplers
     return comfy

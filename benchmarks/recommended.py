@@ -6,9 +6,9 @@ For each kind of model and number of calls it fits a density of sigmas (`spacing
 solvers their power of sigma, to every solver there, and prints those with the least loss as rows of
 the table, after them their errors over those of the best of YARDSTICKS in the same run, scenario by
 scenario. What is minimised is close to the worst of these ratios (their mean in the power POWER), each
-over what is aimed at (AIMS), so that a row is the best compromise of an exact denoiser and a trained
-network, with and without guidance. The noises are not those of the quality benchmark. Takes about
-MINUTES on two cores.
+over what is aimed at (AIM), so that a row is the best compromise of an exact denoiser and a trained
+network, with and without guidance. The noises are not those of the quality benchmark. Each number of
+calls takes some minutes per solver; --calls, --kinds and --solvers choose.
 Needs scipy, which is one of the tests' requirements.
 """
 

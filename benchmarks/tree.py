@@ -1,0 +1,25 @@
+"""Importing from ComfyUI's tree, which is a program's and no package."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from ..demo.host import comfyui
+
+
+@contextmanager
+def comfyui_importable(arguments: Sequence[str]) -> Iterator[None]:
+    """The tree on the path, and its command line, while its modules are imported."""
+    tree = str(comfyui())
+    argv, sys.argv = sys.argv, ["main.py", *arguments]
+    sys.path.insert(0, tree)
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        yield
+    finally:
+        sys.path.remove(tree)
+        sys.argv = argv
