@@ -56,7 +56,7 @@ test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3
 	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 $(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
-bench-quality: $(READY)  ## errors by model calls, ours and everybody's, into benchmarks/out (about 25 min on two cores)
+bench-quality: $(READY)  ## errors by model calls, ours and everybody's, into benchmarks/out (half an hour on two cores)
 	@$(PY) -m dpm_solver_nodes.benchmarks.quality
 
 bench-quick: $(READY)  ## a telling part of it (3 min)

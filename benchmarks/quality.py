@@ -17,7 +17,7 @@ their spacings, each through its own code, in this very run. **Ours** (`ours.py`
 lists, with our spacings and ComfyUI's schedulers. On the network, those run that do best on the exact
 denoiser of its kind, and the common ones.
 
-It writes quality.txt, quality.json (every cell) and quality.png. All of it takes about 25 minutes on
+It writes quality.txt, quality.json (every cell) and quality.png. All of it takes about half an hour on
 two cores, and 1 GiB per process; --quick, a choice of samplers (QUICK), under 3.
 """
 
