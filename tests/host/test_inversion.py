@@ -61,8 +61,9 @@ def test_the_loss_has_the_solvers_order(version: str) -> None:
         for name, found in solvers.items():
             few, many = found["lost"][1:]
             order = math.log(few / many) / math.log(161 / 41)
-            # First order is not yet reached where the steps are as long as the first of a flow.
-            assert order > found["order"] - 0.35, (kind, name)
+            # First order is not yet reached where the steps are as long as the first of a flow. The
+            # recommended sampler claims none: it is held to 2.
+            assert order > (found["order"] or 2) - 0.35, (kind, name)
             assert many < (0.06 if found["order"] == 1 else 0.005), (kind, name)
 
 
