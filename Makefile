@@ -1,6 +1,6 @@
 # DPM-Solver nodes: set-up, demonstration and tests. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-ui lab-pictures lint test test-all bench-quality bench-quick clean
+.PHONY: help setup demo demo-ui lab-pictures lint test test-all test-webui bench-quality bench-quick clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -34,7 +34,7 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@touch $@
 
 # Small networks on few cores: more threads only wait for each other.
-demo lab-pictures test test-all bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
+demo lab-pictures test test-all test-webui bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
 	@$(PY) -m dpm_solver_nodes.demo.run
@@ -55,6 +55,10 @@ test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 
 test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3
 	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 $(VENV)/bin/pytest -n $(JOBS) --dist loadfile
+
+test-webui: $(READY)  ## every sampler on a real Forge: WEBUI_PATH=<its folder> make test-webui
+	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge: WEBUI_PATH=<its folder> make test-webui"; exit 1; }
+	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/test_webui.py tests/webui
 
 bench-quality: $(READY)  ## errors by model calls, ours and everybody's, into benchmarks/out (half an hour on two cores)
 	@$(PY) -m dpm_solver_nodes.benchmarks.quality

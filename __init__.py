@@ -1,7 +1,8 @@
-"""DPM-Solver: the whole family of fast solvers for diffusion models, for ComfyUI and scripts.
+"""DPM-Solver: the whole family of fast solvers for diffusion models, for ComfyUI, webui and scripts.
 
-ComfyUI loads this folder by path and calls `comfy_entrypoint`; scripts import
-`dpm_solver_nodes.samplers`. Neither needs the other, and importing this module needs neither.
+ComfyUI loads this folder by path and calls `comfy_entrypoint`; webui runs `scripts/`, which loads it
+under a name of its own; scripts import `dpm_solver_nodes.samplers`. None needs another, and importing
+this module needs none.
 """
 
 from __future__ import annotations

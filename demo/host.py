@@ -194,7 +194,7 @@ def start(
         (work / name).mkdir(parents=True, exist_ok=True)
     for name, pack in (custom_nodes or {}).items():
         _place(Path(pack).resolve(), work / "custom_nodes" / name)
-    tree, python, port = comfyui(version), environment(version), _free_port()
+    tree, python, port = comfyui(version), environment(version), free_port()
     command = [
         *(str(python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)),
         *("--base-directory", str(work), "--database-url", "sqlite:///:memory:"),
@@ -202,7 +202,7 @@ def start(
     ]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | OFFLINE
     log = work / "host.log"
-    with _signals_as_exceptions(), log.open("w") as output, contextlib.ExitStack() as stack:
+    with signals_as_exceptions(), log.open("w") as output, contextlib.ExitStack() as stack:
         process = subprocess.Popen(
             command,
             cwd=tree,
@@ -212,7 +212,7 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,  # its own group: Ctrl-C reaches us alone, and we stop it all
         )
-        stack.callback(_stop, process)
+        stack.callback(stop, process)
         server = Server(f"http://127.0.0.1:{port}", work, process, version)
         server.wait_until_up(timeout)
         yield server
@@ -229,14 +229,14 @@ def _place(pack: Path, link: Path) -> None:
         shutil.copytree(pack, link, ignore=shutil.ignore_patterns(".*", "__pycache__"))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
+def signals_as_exceptions() -> Iterator[None]:
     """SIGTERM and SIGHUP end this process as Ctrl-C does, which pytest too takes as the end of it."""
 
     def leave(_number: int, _frame: object) -> None:
@@ -253,7 +253,7 @@ def _signals_as_exceptions() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop(process: subprocess.Popen[bytes]) -> None:
     """End the process group: politely, then for certain, also when interrupted meanwhile."""
     try:
         with contextlib.suppress(ProcessLookupError):

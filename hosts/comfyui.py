@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from ..samplers.checks import at_least, one_of
 from ..samplers.recommended import recommended
 from ..samplers.sample import sample_recommended
 from ..samplers.spacing import SPACINGS, TIME_POWERS, dense, flow_first, in_time, log_snr
+from .model_settings import with_model_settings
 
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
@@ -88,18 +88,6 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
 
     sample.solver = (function, cfg_pp)  # type: ignore[attr-defined]  # see solver_of
     return sample
-
-
-def with_model_settings(
-    function: Callable[..., Any], settings: Mapping[str, Any], schedule: NoiseSchedule
-) -> dict[str, Any]:
-    """The settings of one of `samplers.sample_*`, with those that follow from the model's schedule."""
-    own = inspect.signature(function).parameters
-    settings = {**settings, "schedule": schedule}
-    if "lower_long_steps" in own:
-        stochastic = settings.get("eta", own["eta"].default) != 0.0
-        settings["lower_long_steps"] = stochastic or isinstance(schedule, RectifiedFlow)
-    return settings
 
 
 def solver_of(sampler: Any) -> tuple[Callable[..., Any], bool] | None:

@@ -27,6 +27,7 @@ from ..samplers import VarianceExploding
 from ..samplers.plan import read_sigmas
 from ..samplers.planned import plan_of
 from . import comfyui
+from .model_settings import with_model_settings
 
 PASSING = (comfy.model_management.InterruptProcessingException,)
 """In old hosts the interrupt is an ordinary Exception: it must not count as a sampler's failure."""
@@ -565,7 +566,7 @@ def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
     if solver is None:
         return None, f"{_name_of(sampler)} is no sampler of this pack: its weights are its own."
     function, cfg_pp = solver
-    settings = comfyui.with_model_settings(function, sampler.extra_options, schedule)
+    settings = with_model_settings(function, sampler.extra_options, schedule)
     plan = plan_of(function, sigmas, settings, cfg_pp)
     if plan is None:
         return (

@@ -116,3 +116,7 @@ def test_the_lab_imports_no_host_and_matplotlib_late(path: Path) -> None:
     )
     assert "hosts" not in rooms and "nodes" not in rooms
     assert not {"matplotlib", "einops"} & at_the_top
+
+
+def test_webui_finds_one_script_under_a_name_of_its_own() -> None:
+    assert [path.name for path in (ROOT / "scripts").glob("*.py")] == ["dpm_solver_samplers.py"]

@@ -1,0 +1,261 @@
+"""Every sampler on a real Forge, through its API."""
+
+from __future__ import annotations
+
+import threading
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dpm_solver_nodes.demo.host import HostError
+from dpm_solver_nodes.samplers.catalog import CATALOG
+from dpm_solver_nodes.tests.test_webui import label
+from dpm_solver_nodes.tests.webui.server import CALIBRATED, WebUI, encoded
+
+NAMES = [label(entry.id) for entry in CATALOG if not entry.cfg_pp]
+TWO_M, RECOMMENDED = label("dpm_solver++_2m"), label("dpm_solver++_recommended")
+ADAPTIVE, SDE = label("dpm_solver++_adaptive_23"), label("sde_dpm_solver++_2m")
+SOME = (TWO_M, label("dpm_solver++_3s"), ADAPTIVE, SDE, RECOMMENDED)
+SCHEDULERS = [f"DPM-Solver {name}" for name in ("log-SNR", "uniform time", "quadratic time")]
+SCHEDULERS.append("DPM-Solver recommended")
+SAME = 2  # levels of 8 bits: the network's rounding depends on the batch
+
+
+def furthest(a: np.ndarray, b: np.ndarray) -> int:
+    return int(abs(a - b).max())
+
+
+def test_samplers_and_schedulers_come_once_and_after_the_hosts(webui: WebUI) -> None:
+    names = webui.names()
+    assert names[-len(NAMES) - 1 :] == [*NAMES, CALIBRATED]
+    assert len(set(names)) == len(names) > len(NAMES) + 10
+    labels = [scheduler["label"] for scheduler in webui.get("/sdapi/v1/schedulers")]
+    assert labels[-4:] == SCHEDULERS
+    assert len(set(labels)) == len(labels) > 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sampler_runs_and_the_text_says_so(webui: WebUI, name: str) -> None:
+    result = webui.txt2img(sampler_name=name)
+    assert result.images[0].std() > 1
+    text, last = result.text, webui.last()
+    assert (text["Sampler"], text["Steps"]) == (name, "5")
+    assert text["Schedule type"] == SCHEDULERS[-1 if name == RECOMMENDED else 0]
+    assert last["shown"] == 5
+    if "adaptive" not in name:
+        assert last["steps"] == list(range(5))
+    assert max(last["steps"]) == 4
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_scheduler_is_used_by_the_hosts_samplers_too(webui: WebUI, scheduler: str) -> None:
+    result = webui.txt2img(sampler_name="Euler", scheduler=scheduler, steps=8)
+    assert result.text["Schedule type"] == scheduler
+    calls = webui.last()["calls"]
+    assert len(calls) == 8
+    assert calls[0] == pytest.approx(14.6146, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_an_image_of_a_batch_is_the_single_image_of_its_seed(webui: WebUI, name: str) -> None:
+    batch = webui.txt2img(sampler_name=name, batch_size=3)
+    single = webui.txt2img(sampler_name=name, seed=9)
+    assert furthest(batch.images[-1], single.images[0]) <= (12 if name == ADAPTIVE else SAME)
+    assert "Seed: 9" in batch.texts[-1]
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_image_to_image_and_inpainting(webui: WebUI, name: str) -> None:
+    image = webui.txt2img(sampler_name="Euler").images[0]
+    settings: dict[str, Any] = {"sampler_name": name, "steps": 10, "denoising_strength": 0.6}
+    changed = webui.img2img(image, **settings)
+    assert changed.text["Sampler"] == name
+    last = webui.last()
+    assert last["shown"] == 7  # int(0.6 * 10) + 1, as with the host's own
+    assert name == ADAPTIVE or len(last["calls"]) == 7
+    assert furthest(changed.images[0], image) > 10
+    mask = np.zeros_like(image)
+    mask[16:48, 16:48] = 255
+    painted = webui.img2img(image, mask=encoded(mask), mask_blur=0, inpainting_fill=1, **settings)
+    assert furthest(painted.images[0][:12], image[:12]) <= SAME
+    assert furthest(painted.images[0][20:44, 20:44], image[20:44, 20:44]) > 10
+    assert len(webui.last()["calls"]) < 100
+
+
+def test_a_calibrated_solver_brings_its_own_sigmas(webui: WebUI) -> None:
+    result = webui.txt2img(sampler_name=CALIBRATED, steps=6, scheduler="Karras")
+    assert result.text["Sampler"] == CALIBRATED
+    assert result.text["Schedule type"] == "Automatic"
+    calls = webui.last()["calls"]
+    recommended = webui.txt2img(sampler_name=RECOMMENDED, steps=6)
+    near = pytest.approx(webui.last()["calls"], rel=0.05)  # but for the model's whole times
+    assert calls == near
+    assert furthest(result.images[0], recommended.images[0]) < 30
+    webui.img2img(result.images[0], sampler_name=CALIBRATED, steps=6, denoising_strength=0.5)
+    assert webui.last()["calls"] == pytest.approx(calls[2:])
+    with pytest.raises(
+        HostError, match="made for 6 steps, and 20 are asked for: set Sampling steps"
+    ):
+        webui.txt2img(sampler_name=CALIBRATED, steps=20)
+
+
+HIRES = {
+    "enable_hr": True,
+    "hr_scale": 1.5,
+    "hr_upscaler": "Latent",
+    "denoising_strength": 0.6,
+    "hr_second_pass_steps": 4,
+    "hr_additional_modules": ["Use same choices"],
+}
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_hires_fix(webui: WebUI, name: str) -> None:
+    result = webui.txt2img(sampler_name=name, **HIRES)
+    assert result.images[0].shape == (96, 96, 3)
+    last = webui.last()
+    assert last["shown"] == 5 + 4
+    assert name == ADAPTIVE or len(last["calls"]) == 5 + 4
+
+
+def test_as_the_hires_pass_alone(webui: WebUI) -> None:
+    others = {"hr_sampler_name": SDE, "hr_scheduler": SCHEDULERS[2]}
+    text = webui.txt2img(sampler_name="Euler", **HIRES, **others).text
+    assert (text["Hires sampler"], text["Hires schedule type"]) == (SDE, SCHEDULERS[2])
+    assert text["Eta"] == "1.0"
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_the_refiner_takes_over_where_the_panel_says(webui: WebUI, name: str) -> None:
+    alone = webui.txt2img(sampler_name=name, steps=10)
+    calls = webui.last()["calls"]
+    refined = webui.txt2img(
+        sampler_name=name, steps=10, refiner_checkpoint="refiner", refiner_switch_at=0.8
+    )
+    last = webui.last()
+    assert refined.text["Refiner"].startswith("refiner")
+    assert last["calls"] == pytest.approx(calls, rel=1e-3)  # the same weights under another name
+    assert furthest(alone.images[0], refined.images[0]) <= SAME
+    assert 8 in last["steps"] or name == ADAPTIVE
+
+
+def test_eta_and_noise_of_the_panel(webui: WebUI) -> None:
+    usual = webui.txt2img(sampler_name=SDE)
+    assert (usual.text["Eta"], usual.text["Sigma noise"]) == ("1.0", "1.0")
+    less = webui.txt2img(sampler_name=SDE, eta=0.3, override_settings={"s_noise": 1.05})
+    assert (less.text["Eta"], less.text["Sigma noise"]) == ("0.3", "1.05")
+    assert furthest(usual.images[0], less.images[0]) > 10
+    without = [webui.txt2img(sampler_name=TWO_M, eta=eta) for eta in (0.0, 1.0)]
+    assert furthest(without[0].images[0], without[1].images[0]) == 0
+    assert "Eta" not in without[0].text
+
+
+CHANGED = {
+    TWO_M: {"dpm_solver_lower_order_final": "off", "dpm_solver_solver_type": "taylor"},
+    label("dpm_solver++_3s"): {"dpm_solver_grouping": "fixed"},
+    ADAPTIVE: {"dpm_solver_rtol": 0.005, "dpm_solver_atol": 0.001},
+    SDE: {"eta_ancestral": 0.4, "s_noise": 1.03},
+    RECOMMENDED: {},
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_pasting_the_text_brings_the_image_back(webui: WebUI, name: str) -> None:
+    settings = CHANGED[name]
+    scheduler = {"scheduler": "Karras"} if name == TWO_M else {}
+    made = webui.txt2img(sampler_name=name, steps=7, override_settings=settings, **scheduler)
+    pasted = webui.pasted(made.texts[0])
+    assert pasted.text == made.text
+    assert furthest(made.images[0], pasted.images[0]) == 0
+    again = webui.txt2img(sampler_name=name, steps=7, **scheduler)
+    assert (furthest(made.images[0], again.images[0]) > 0) == bool(settings)
+
+
+def test_xyz_plot_picks_samplers_and_schedulers_by_name(webui: WebUI) -> None:
+    title = "x/y/z plot"
+    scripts = webui.get("/sdapi/v1/script-info")
+    kinds = next(
+        one["args"][0]["choices"]
+        for one in scripts
+        if one["name"] == title and not one["is_img2img"]
+    )
+    arguments = [
+        *(kinds.index("Sampler"), "", [TWO_M, ADAPTIVE]),
+        *(kinds.index("Schedule type"), "", SCHEDULERS[:2]),
+        *(kinds.index("Nothing"), "", []),
+        *(True, True, False, False, False, False, False, 0, False),
+    ]
+    result = webui.txt2img(script_name=title, script_args=arguments, steps=3)
+    pairs = {
+        (text.split("Sampler: ")[1].split(", ")[0], scheduler_of(text)) for text in result.texts
+    }
+    assert pairs == {(name, one) for name in (TWO_M, ADAPTIVE) for one in SCHEDULERS[:2]}
+
+
+def scheduler_of(text: str) -> str:
+    return text.split("Schedule type: ")[1].split(", ")[0]
+
+
+@pytest.mark.parametrize("name", [TWO_M, ADAPTIVE])
+@pytest.mark.parametrize("button", ["interrupt", "skip"])
+def test_interrupt_and_skip(webui: WebUI, name: str, button: str) -> None:
+    close = {"dpm_solver_rtol": 0.001, "dpm_solver_atol": 0.0001}
+    settings = {"sampler_name": name, "steps": 150, "override_settings": close}
+    results = []
+    webui.request("/probe/forget", b"{}")
+    job = threading.Thread(target=lambda: results.append(webui.txt2img(**settings)))
+    job.start()
+    while not webui.last()["calls"]:
+        time.sleep(0.1)
+    webui.request(f"/sdapi/v1/{button}", b"{}")
+    calls = len(webui.last()["calls"])
+    job.join()
+    assert len(webui.last()["calls"]) <= calls + 1
+    assert len(results[0].images) == 1
+
+
+# --- other kinds of model ------------------------------------------------------------------------
+
+PREDICTIONS = {
+    "epsilon": "VarianceExploding",
+    "v_prediction": "VarianceExploding",
+    "edm": "VarianceExploding",
+    "sd3": "RectifiedFlow",
+    "flux": "RectifiedFlow",
+}
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_the_hosts_own_predictions_have_the_right_log_snr(webui: WebUI, kind: str) -> None:
+    found = webui.get(f"/probe/schedule/{kind}")
+    assert found["schedule"] == PREDICTIONS[kind]
+    for sigmas in found["sigmas"].values():
+        assert len(sigmas) == 11
+        assert sigmas[-1] == 0.0
+        assert all(later < sooner for sooner, later in pairwise(sigmas))
+    assert found["sigmas"][SCHEDULERS[0]][-2] == pytest.approx(found["sigma_min"])
+    if PREDICTIONS[kind] == "RectifiedFlow":
+        assert found["sigmas"][SCHEDULERS[0]][0] == 1.0
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PREDICTIONS if kind != "epsilon"])
+def test_samplers_on_other_kinds_of_model(webui: WebUI, kind: str) -> None:
+    try:
+        webui.request(f"/probe/predictor/{kind}", b"{}")
+        for name in SOME:
+            result = webui.txt2img(sampler_name=name, steps=6)
+            assert result.text["Sampler"] == name
+            last = webui.last()
+            assert name == ADAPTIVE or len(last["calls"]) == 6
+            assert last["shown"] == 6
+            assert np.isfinite(np.array(last["latents"])).all()
+    finally:
+        webui.request("/probe/predictor/epsilon", b"{}")
+
+
+def test_an_error_is_a_sentence(webui: WebUI) -> None:
+    with pytest.raises(HostError, match="rtol must be a number of at least 0"):
+        webui.txt2img(sampler_name=ADAPTIVE, override_settings={"dpm_solver_rtol": -1.0})

@@ -1,0 +1,72 @@
+"""The same checkpoint, prompt and seed give the same latent in a real Forge and in a real ComfyUI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from dpm_solver_nodes.demo.host import Server
+from dpm_solver_nodes.demo.host import start as start_comfyui
+from dpm_solver_nodes.tests.host import probing, sd15
+from dpm_solver_nodes.tests.host.conftest import PACKS
+from dpm_solver_nodes.tests.host.graphs import text_to_image
+from dpm_solver_nodes.tests.test_webui import label
+from dpm_solver_nodes.tests.webui.server import WebUI
+
+SCALE = 0.18215
+"""Of Stable Diffusion 1.5's latents: ComfyUI's nodes hold them without it."""
+
+ROUNDING = 2e-4
+"""Of latents up to 45: each host computes its network in an order of its own, in float32."""
+
+DETERMINISTIC = [
+    *("dpm_solver++_2m", "dpm_solver++_3m_exact", "dpm_solver++_2s", "dpm_solver_3s"),
+    *("dpm_solver++_recommended", "dpm_solver++_adaptive_23"),
+]
+SPACINGS = {
+    "dpm_solver_log_snr": "DPM-Solver log-SNR",
+    "dpm_solver_time_uniform": "DPM-Solver uniform time",
+    "dpm_solver_time_quadratic": "DPM-Solver quadratic time",
+    "dpm_solver_recommended": "DPM-Solver recommended",
+    "karras": "Karras",
+}
+
+
+@pytest.fixture(scope="module")
+def comfyui(webui: WebUI, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with start_comfyui(tmp_path_factory.mktemp("comfyui"), PACKS) as server:
+        link = server.work / "models" / "checkpoints" / "sd15.safetensors"
+        link.symlink_to(sd15.checkpoint())
+        yield server
+
+
+def furthest(webui: WebUI, comfyui: Server, id_: str, scheduler: str) -> float:
+    sampling: dict[str, Any] = {
+        "seed": 7,
+        "steps": 8,
+        "cfg": 3.0,
+        "sampler_name": id_,
+        "scheduler": scheduler,
+    }
+    comfyui.run(text_to_image("sd15.safetensors", **sampling))
+    there = probing.latent(comfyui) * SCALE
+    start = {"sgm_noise_multiplier": True}  # as large as ComfyUI's
+    webui.txt2img(
+        sampler_name=label(id_), scheduler=SPACINGS[scheduler], steps=8, override_settings=start
+    )
+    here = torch.tensor(webui.last()["latents"][0])
+    assert here.shape == there.shape
+    return float((here - there).abs().max())
+
+
+@pytest.mark.parametrize("id_", DETERMINISTIC)
+def test_samplers(webui: WebUI, comfyui: Server, id_: str) -> None:
+    assert furthest(webui, comfyui, id_, "dpm_solver_log_snr") < ROUNDING
+
+
+@pytest.mark.parametrize("scheduler", SPACINGS)
+def test_schedulers(webui: WebUI, comfyui: Server, scheduler: str) -> None:
+    assert furthest(webui, comfyui, "dpm_solver++_2m", scheduler) < ROUNDING

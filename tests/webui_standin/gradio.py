@@ -1,0 +1,7 @@
+"""The parts of the page that settings name."""
+
+
+class Radio: ...
+
+
+class Slider: ...
