@@ -92,6 +92,7 @@ def own_entries(host: Server) -> dict[str, Any]:
         root, *ids = json.loads(sys.argv.pop())
         sys.argv.append("--cpu")
         comfy.options.enable_args_parsing()
+        import utils.extra_config  # first, as the host does: others have a module of that name
         import comfy.samplers
         import comfy.k_diffusion.sampling as sampling
         menus = {
