@@ -1,9 +1,11 @@
 """The sampler to take without thinking: order, form, corrector and sigmas by the number of calls.
 
-The table was found by `benchmarks/recommended.py`, which prints such rows; between those that were
-about as good for a number of calls, other noises decided. What it depends on is the number of model
-calls and the kind of schedule; guidance it can't know, so that each row is a compromise of runs with
-and without, on an exact denoiser and on a trained network.
+The table was found by `benchmarks/recommended.py`, which prints such rows. Between those that were
+about as good for a number of calls (and for 6, 20, 30 and 40 between mixtures of them) the noises of
+`benchmarks/quality.py` decided: on its default seed the table is a little flattered, so take another
+to judge it. What it depends on is the number of model calls and the kind of schedule; guidance it
+can't know, so that each row is a compromise of runs with and without, on an exact denoiser and on a
+trained network.
 
 What makes Adams' steps good here is the power of sigma. The slope bends the more the smaller sigma is,
 which a polynomial in sigma does not expect; in log sigma (a power of 0) or beyond, it does. From 15

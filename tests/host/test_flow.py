@@ -86,6 +86,7 @@ def test_sigmas(host: Server, spacing: str, kind: str) -> None:
     assert rising[-1] < 1.0 if kind in FLOWS else rising[-1] == first
     partly = sigmas_of(host, spaced(10, spacing=spacing, denoise=0.5), patches)
     longer = sigmas_of(host, spaced(20, spacing=spacing), patches)
+    # Shown with five digits of the largest.
     assert partly == pytest.approx(longer[-11:], rel=1e-4, abs=1e-4)
 
 
