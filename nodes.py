@@ -118,6 +118,12 @@ def _thresholding() -> list[io.Input]:
     ]
 
 
+def _sampler_output() -> io.Sampler.Output:
+    return io.Sampler.Output(
+        tooltip="The sampler, for SamplerCustom or SamplerCustomAdvanced, or for the lab."
+    )
+
+
 def _sampler(
     node: type[io.ComfyNode], function: Any, settings: dict[str, Any], base: str | None = None
 ) -> io.NodeOutput:
@@ -151,8 +157,16 @@ class DPMSolver_2M(io.ComfyNode):
             "noise- and v-prediction models; below that it takes its last steps at a lower order, "
             "and on flow models (SD3, Flux, Wan) it steps in the paper's log-SNR, which was "
             "measured to be closer to the converged image.",
+            search_aliases=[
+                "dpmpp_2m",
+                "dpm++",
+                "dpm solver++",
+                "dpm solver",
+                "fast sampler",
+                "采样器",
+            ],
             inputs=[_lower_order_final()],
-            outputs=[io.Sampler.Output()],
+            outputs=[_sampler_output()],
         )
 
     @classmethod
@@ -171,8 +185,9 @@ class DPMSolver_3M(io.ComfyNode):
             "step. Its order pays the more steps there are: try it from 15 up, with a spacing that is "
             "smooth in log-SNR (logSNR, Karras); with fewer steps DPM++ 2M is safer. The published "
             "weights, which converge at second order only, are in DPM-Solver Multistep.",
+            search_aliases=["dpmpp_3m", "dpm++", "dpm solver++", "third order", "采样器"],
             inputs=[_lower_order_final()],
-            outputs=[io.Sampler.Output()],
+            outputs=[_sampler_output()],
         )
 
     @classmethod
@@ -189,6 +204,19 @@ class DPMSolver_Multistep(io.ComfyNode):
             category=CATEGORY,
             description="Every multistep solver of the family: one model call per step, reusing the "
             "outputs of the steps before. The default settings are DPM++ 2M.",
+            search_aliases=[
+                "dpm-solver multistep",
+                "dpmpp",
+                "dpm++",
+                "unipc",
+                "uni_pc",
+                "predictor corrector",
+                "deis",
+                "ipndm",
+                "adams",
+                "ddim",
+                "cfg++",
+            ],
             inputs=[
                 _algorithm(
                     MULTISTEP_ALGORITHMS,
@@ -226,7 +254,7 @@ class DPMSolver_Multistep(io.ComfyNode):
                     "steps up; with fewer and a high CFG try none. Not with CFG++.",
                 ),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[_sampler_output()],
         )
 
     @classmethod
@@ -248,6 +276,13 @@ class DPMSolver_Singlestep(io.ComfyNode):
             "three that reuse nothing from before. Still one model call per step, so 20 steps are 20 "
             "calls. Multistep is usually closer at equal calls; singlestep is steadier at very few "
             "steps with high CFG, and where something changes the model between steps.",
+            search_aliases=[
+                "dpm-solver singlestep",
+                "dpmpp_2s",
+                "dpm++ 2s",
+                "dpm_fast",
+                "runge kutta",
+            ],
             inputs=[
                 _algorithm(),
                 _order(
@@ -271,7 +306,7 @@ class DPMSolver_Singlestep(io.ComfyNode):
                 ),
                 *_thresholding(),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[_sampler_output()],
         )
 
     @classmethod
@@ -290,6 +325,13 @@ class DPMSolver_Adaptive(io.ComfyNode):
             "within the tolerance, whatever number of steps the scheduler is set to. Only the first "
             "and last sigma of the list are used. Expect 20 to 60 model calls at the default "
             "tolerance. The progress bar shows the way done, not the calls.",
+            search_aliases=[
+                "dpm-solver adaptive",
+                "dpm_adaptive",
+                "dpm-solver-12",
+                "dpm-solver-23",
+                "tolerance",
+            ],
             inputs=[
                 _algorithm(),
                 _order(
@@ -379,7 +421,7 @@ class DPMSolver_Adaptive(io.ComfyNode):
                 ),
                 *_thresholding(),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[_sampler_output()],
         )
 
     @classmethod
@@ -409,6 +451,15 @@ class DPMSolver_SDE(io.ComfyNode):
             "DPM++ 2M SDE. The noise of an image depends on the seed and on its place in the batch "
             "alone. A seed keeps its noise at any number of steps, so that more steps refine the same "
             "image.",
+            search_aliases=[
+                "dpmpp_2m_sde",
+                "dpmpp_3m_sde",
+                "dpmpp_sde",
+                "dpm++ sde",
+                "stochastic",
+                "ancestral",
+                "随机采样器",
+            ],
             inputs=[
                 _algorithm(),
                 io.Combo.Input(
@@ -471,7 +522,7 @@ class DPMSolver_SDE(io.ComfyNode):
                 *_thresholding(),
                 _cfg_pp(),
             ],
-            outputs=[io.Sampler.Output()],
+            outputs=[_sampler_output()],
         )
 
     @classmethod
@@ -496,6 +547,14 @@ class DPMSolver_Sigmas(io.ComfyNode):
             category=CATEGORY,
             description="The spacings of the DPM-Solver paper as SIGMAS, for any model: where between "
             "noise and image the steps are put.",
+            search_aliases=[
+                "dpm solver scheduler",
+                "log snr",
+                "logsnr",
+                "timesteps",
+                "noise schedule",
+                "inversion",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model whose noise levels are spaced."),
                 io.Int.Input(
@@ -540,7 +599,11 @@ class DPMSolver_Sigmas(io.ComfyNode):
                     "model's smallest sigma up; without a zero, and on flow models without sigma 1.",
                 ),
             ],
-            outputs=[io.Sigmas.Output()],
+            outputs=[
+                io.Sigmas.Output(
+                    tooltip="The list of sigmas, for SamplerCustom or SamplerCustomAdvanced."
+                )
+            ],
         )
 
     @classmethod
@@ -572,6 +635,16 @@ class DPMSolver_Recommended(io.ComfyNode):
             description="The sampler and the sigmas that were measured best for this number of steps "
             "and this kind of model; nothing else to choose. Connect both outputs. To get closer "
             "still with 5 to 10 steps, run DPM-Solver Calibrate once on your model.",
+            search_aliases=[
+                "dpm++ (recommended)",
+                "dpm solver",
+                "dpmpp",
+                "best sampler",
+                "default sampler",
+                "fast sampler",
+                "few steps",
+                "推荐采样器",
+            ],
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with."),
                 io.Int.Input(
@@ -591,7 +664,10 @@ class DPMSolver_Recommended(io.ComfyNode):
                     "KSampler. 1 starts from pure noise.",
                 ),
             ],
-            outputs=[io.Sampler.Output(), io.Sigmas.Output()],
+            outputs=[
+                io.Sampler.Output(tooltip="The sampler. It goes with the sigmas beside it."),
+                io.Sigmas.Output(tooltip="The sigmas that belong to it. Connect both."),
+            ],
         )
 
     @classmethod

@@ -29,6 +29,14 @@ class DPMSolver_Compare(io.ComfyNode):
             "same noise at several numbers of model calls, and measures how far it is from the "
             "converged result. Gives a plot, a grid of the images, and a table. It says beforehand "
             "how many model calls that takes. Connect a guider, or model, positive and negative.",
+            search_aliases=[
+                "solver compare",
+                "sampler comparison",
+                "compare samplers",
+                "benchmark",
+                "xy plot",
+                "convergence",
+            ],
             inputs=[
                 io.Latent.Input(
                     "latent_image",
@@ -180,6 +188,7 @@ class DPMSolver_Candidate(io.ComfyNode):
             category=CATEGORY,
             description="A sampler with settings of its own for Solver Compare. Chain several: "
             "candidates of one into previous of the next.",
+            search_aliases=["solver candidate", "compare samplers"],
             inputs=[
                 io.Sampler.Input("sampler", tooltip="The sampler, from any node that makes one."),
                 io.Combo.Input(
@@ -237,6 +246,14 @@ class DPMSolver_PlotSigmas(io.ComfyNode):
             category=CATEGORY,
             description="Shows a schedule: the noise level of each step, its log-SNR, and, for the "
             "samplers of this pack, how much each step takes of the model's outputs. Calls no model.",
+            search_aliases=[
+                "plot sigmas",
+                "show sigmas",
+                "plot schedule",
+                "sigma curve",
+                "log snr",
+                "solver weights",
+            ],
             inputs=[
                 io.Sigmas.Input("sigmas", tooltip="The list, from any scheduler node."),
                 io.Model.Input(
@@ -276,6 +293,14 @@ class DPMSolver_Calibrate(io.ComfyNode):
             "what that brings. Run it once; the result is saved and serves every later graph through "
             "DPM-Solver Calibrated. Other seeds and prompts, and a CFG up to 30 % higher or lower, "
             "gain too.",
+            search_aliases=[
+                "dpm-solver calibrate",
+                "calibration",
+                "fit sampler",
+                "optimise sampler",
+                "optimize sampler",
+                "few steps",
+            ],
             inputs=[
                 io.Latent.Input(
                     "latent_image", tooltip="An empty latent of the size you make images in."
@@ -409,6 +434,12 @@ class DPMSolver_Calibrated(io.ComfyNode):
             category=CALIBRATED_CATEGORY,
             description="A solver that DPM-Solver Calibrate fitted to this model. Connect both "
             "outputs: its weights hold for its own sigmas alone.",
+            search_aliases=[
+                "dpm-solver calibrated",
+                "load calibration",
+                "few steps",
+                "fast sampler",
+            ],
             inputs=[
                 io.Combo.Input(
                     "calibration",
@@ -431,8 +462,8 @@ class DPMSolver_Calibrated(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Sampler.Output(),
-                io.Sigmas.Output(),
+                io.Sampler.Output(tooltip="The calibrated solver. It takes these sigmas alone."),
+                io.Sigmas.Output(tooltip="The sigmas that belong to it. Connect both."),
                 io.String.Output(display_name="report", tooltip="What it was fitted on."),
             ],
         )

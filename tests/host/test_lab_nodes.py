@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpm_solver_nodes.demo import frontend
 from dpm_solver_nodes.demo.host import PromptError, Server, events
-from dpm_solver_nodes.tests.host import frontend
+from dpm_solver_nodes.demo.on_digits import on_digits
 from dpm_solver_nodes.tests.host.digits import (
     Graph,
     Node,
@@ -297,17 +298,11 @@ def test_the_workflow_runs_on_the_demo_model(host: Server) -> None:
     """As it is but for the model; on a checkpoint test_workflows.py runs it."""
     if reason := frontend.missing():
         pytest.skip(reason)
-    graph = frontend.to_api(host, json.loads((WORKFLOWS / "solver_compare.json").read_text()))
-    for one in graph.values():
-        if one["class_type"] == "CheckpointLoaderSimple":
-            one |= node("DPMSolverDemo_Model")
-        elif one["class_type"] == "CLIPTextEncode":
-            one |= node("DPMSolverDemo_Digit", digit="3")
-        elif one["class_type"] == "EmptyLatentImage":
-            one["inputs"] |= BATCH
-        elif one["class_type"] == "DPMSolver_Compare":
-            del one["inputs"]["vae"]  # the demo has none
-            assert (one["inputs"]["calls"], one["inputs"]["cfg"]) == ("5, 8, 10, 15, 20, 25", 7)
-            one["inputs"]["calls"] = "3, 5"
+    workflow = json.loads((WORKFLOWS / "solver_compare.json").read_text(encoding="utf-8"))
+    with frontend.opened(host) as page:
+        graph = frontend.to_api(page, on_digits(workflow, "3, 3"))
+    (compare,) = (one["inputs"] for one in graph.values() if "reference_calls" in one["inputs"])
+    assert compare["calls"] == "5, 8, 10, 15, 20, 25"
+    compare["calls"] = "3, 5"
     outputs = host.run(graph)
     assert len([image for out in outputs.values() for image in out.get("images", ())]) == 2

@@ -1,0 +1,92 @@
+"""A workflow file with the demo model in the place of its checkpoint, in the page's own form."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+SIZE = 128
+CFG = 2.0
+
+# What takes the place of each node: its type, the names of its inputs that stay, new widgets, and
+# the values of those.  Outputs past the first are dropped, and what hung on them.
+Widgets = dict[str, Any]
+IN_ITS_PLACE: dict[str, tuple[str, set[str], Widgets]] = {
+    "CheckpointLoaderSimple": ("DPMSolverDemo_Model", set(), {}),
+    "CLIPTextEncode": ("DPMSolverDemo_Digit", set(), {"digit": ""}),
+    "VAEDecode": ("DPMSolverDemo_Decode", {"samples"}, {"scale": 8, "method": "bicubic"}),
+    "VAEEncode": ("DPMSolverDemo_Encode", {"pixels"}, {}),
+    "EmptyLatentImage": (
+        "EmptyLatentImage",
+        set(),
+        {"width": SIZE, "height": SIZE, "batch_size": 1},
+    ),
+}
+# Values of nodes that stay, by their place.
+VALUES: dict[str, dict[int, Any]] = {
+    "ImageScale": {1: SIZE, 2: SIZE},
+    "CFGGuider": {0: CFG},
+    "SamplerCustom": {3: CFG},
+    "KSampler": {3: CFG},
+    "DPMSolver_Compare": {5: CFG},
+    "DPMSolver_Calibrate": {1: CFG},
+}
+
+
+def on_digits(
+    workflow: Mapping[str, Any], digits: str = "1,2,3,4,5,6,7,8,9", values: Mapping[str, Any] = {}
+) -> dict[str, Any]:
+    """The same graph on the demo model, drawing these digits (one for each image of the batch).
+
+    Args:
+        workflow: in the page's form; it is left as it is. Its prompts but those whose title has
+            "Negative" in it become `digits`, its size 128x128, its CFG 2.
+        values: {node type: {place of a value: value}} to set beside those.
+    """
+    graph = copy.deepcopy(dict(workflow))
+    for node in graph["nodes"]:
+        if node["type"] in IN_ITS_PLACE:
+            _replace(node)
+        if node["type"] == "DPMSolverDemo_Digit" and "Negative" not in node.get("title", ""):
+            node["widgets_values"] = [digits]
+        if node["type"] == "EmptyLatentImage":
+            node["widgets_values"] = [SIZE, SIZE, digits.count(",") + 1]
+        for source in (VALUES, values):
+            for place, value in source.get(node["type"], {}).items():
+                node["widgets_values"][place] = value
+    _drop_loose_links(graph)
+    return graph
+
+
+def _replace(node: dict[str, Any]) -> None:
+    kind, stay, widgets = IN_ITS_PLACE[node["type"]]
+    node["type"] = kind
+    node["properties"] = {"Node name for S&R": kind}
+    node["inputs"] = [field for field in node["inputs"] if field["name"] in stay] + [
+        {"name": name, "type": "*", "widget": {"name": name}, "link": None} for name in widgets
+    ]
+    node["outputs"] = node["outputs"][:1]
+    if kind == "DPMSolverDemo_Decode":
+        node["flags"] = {"collapsed": True}  # it is taller than the VAE's, and would hide another
+    node["widgets_values"] = list(widgets.values())
+
+
+def _drop_loose_links(graph: dict[str, Any]) -> None:
+    """Links with an end that is no more, from both ends and the list; places are counted anew."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    held = {
+        field["link"]: (node["id"], slot)
+        for node in graph["nodes"]
+        for slot, field in enumerate(node["inputs"])
+    }
+    kept = {}
+    for link, source, slot, _target, _slot, kind in graph["links"]:
+        if link in held and slot < len(nodes[source]["outputs"]):
+            kept[link] = [link, source, slot, *held[link], kind]
+    graph["links"] = list(kept.values())
+    for node in graph["nodes"]:
+        for field in node["inputs"]:
+            field["link"] = field["link"] if field["link"] in kept else None
+        for output in node["outputs"]:
+            output["links"] = [link for link in output["links"] or () if link in kept]
