@@ -1,6 +1,7 @@
 # DPM-Solver nodes: set-up, demonstration and tests. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-ui lab-pictures lint test test-all test-webui bench-quality bench-quick clean
+.PHONY: help setup demo demo-ui lab-pictures pictures locales lint test test-all test-webui validate bench-quality \
+	bench-quick clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -34,7 +35,7 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@touch $@
 
 # Small networks on few cores: more threads only wait for each other.
-demo lab-pictures test test-all test-webui bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
+demo lab-pictures pictures test test-all test-webui bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
 	@$(PY) -m dpm_solver_nodes.demo.run
@@ -45,6 +46,12 @@ demo-ui: $(READY)  ## leave ComfyUI running with the pack, the demo model and it
 lab-pictures: $(READY)  ## compare samplers in a real ComfyUI and save the README's plot and grid
 	@$(PY) -m dpm_solver_nodes.demo.lab
 
+pictures: $(READY)  ## the pictures of templates, help pages and README, from ComfyUI's own page (wants Chromium)
+	@$(PY) -m dpm_solver_nodes.demo.pictures
+
+locales: $(READY)  ## write locales/en from the nodes, and say what the other languages lack
+	@$(PY) -m dpm_solver_nodes.demo.locales
+
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -53,12 +60,16 @@ lint: $(READY)  ## ruff and mypy
 test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
-test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3
-	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 $(VENV)/bin/pytest -n $(JOBS) --dist loadfile
+test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every workflow
+	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all \
+		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
 test-webui: $(READY)  ## every sampler on a real Forge: WEBUI_PATH=<its folder> make test-webui
 	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge: WEBUI_PATH=<its folder> make test-webui"; exit 1; }
 	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/test_webui.py tests/webui
+
+validate: $(READY)  ## what the Comfy Registry checks before it publishes (fetches comfy-cli)
+	@$(UV) tool run --from comfy-cli comfy --skip-prompt --no-enable-telemetry node validate
 
 bench-quality: $(READY)  ## errors by model calls, ours and everybody's, into benchmarks/out (half an hour on two cores)
 	@$(PY) -m dpm_solver_nodes.benchmarks.quality

@@ -1,7 +1,8 @@
-"""The demo's three ComfyUI nodes: the model, a digit to ask for, and the picture."""
+"""The demo's ComfyUI nodes: the model, a digit to ask for, and pictures out of it and into it."""
 
 from __future__ import annotations
 
+import torch
 from comfy_api.latest import ComfyExtension, io
 from torch.nn import functional
 
@@ -140,8 +141,34 @@ class DemoDecode(io.ComfyNode):
         return io.NodeOutput(picture.movedim(1, -1).repeat(1, 1, 1, 3))
 
 
+class DemoEncode(io.ComfyNode):
+    """Turns a picture into the model's one-channel latent."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="DPMSolverDemo_Encode",
+            display_name="DPM-Solver Demo Encode",
+            category=CATEGORY,
+            description="Turns a picture into the demo model's latent, in a VAE's place.",
+            inputs=[
+                io.Image.Input(
+                    "pixels",
+                    tooltip="White ink on black, 128x128: squares of 8x8 pixels become one.",
+                )
+            ],
+            outputs=[io.Latent.Output(tooltip="For a sampler that runs the demo model.")],
+        )
+
+    @classmethod
+    def execute(cls, pixels: torch.Tensor) -> io.NodeOutput:
+        # The host's images, [batch, height, width, 3] -> [batch, 1, height / 8, width / 8]
+        grey = pixels.mean(-1)[:, None]
+        return io.NodeOutput({"samples": functional.avg_pool2d(grey, 8) * 2.0 - 1.0})
+
+
 class DemoExtension(ComfyExtension):
     """The package as the host's V3 API loads it."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [DemoModel, DemoDigit, DemoDecode]
+        return [DemoModel, DemoDigit, DemoDecode, DemoEncode]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,13 +26,9 @@ from .comfyui_lab import Progress, guider_of
 FOLDER = "dpm_solver"
 """Of the host's models folder, for calibrations."""
 
-EXTENSION = ".safetensors"
 RECOMMENDED = "DPM++ (recommended)"
 KARRAS_2M = "DPM++ 2M Karras"
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
-
-MOST_BYTES = 100
-"""Of a name."""
 
 SAME_START = 0.01
 """How far, relatively, a model's sigma_max may be from that of the calibration."""
@@ -43,12 +38,12 @@ def register_folder() -> None:
     """Make the folder for calibrations known to the host."""
     if FOLDER not in folder_paths.folder_names_and_paths:
         place = str(Path(folder_paths.models_dir) / FOLDER)
-        folder_paths.folder_names_and_paths[FOLDER] = ([place], {EXTENSION})
+        folder_paths.folder_names_and_paths[FOLDER] = ([place], {files.EXTENSION})
 
 
 def names() -> list[str]:
     """The calibrations there are, for a menu."""
-    return folder_paths.get_filename_list(FOLDER) or [NONE_YET]
+    return [files.portable(name) for name in folder_paths.get_filename_list(FOLDER)] or [NONE_YET]
 
 
 class Pair(NamedTuple):
@@ -63,7 +58,7 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
     """The SAMPLER and SIGMAS of a saved calibration.
 
     Args:
-        name: of a file in the folder.
+        name: of a file in the folder, with or without its ending.
         model: the host's MODEL that it is to run on.
         denoise: below 1, for image to image, the list starts where that much noise is left.
 
@@ -71,13 +66,13 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
         ValueError: there is no such file, it is damaged, or it doesn't fit the model.
     """
     between("denoise", denoise, 0.0, 1.0)
-    if name not in folder_paths.get_filename_list(FOLDER):
+    path = _file(name)
+    if path is None:
         raise ValueError(
             f'There is no calibration "{name}" in {_folder()}: run DPM-Solver Calibrate, or copy '
             "the file there."
         )
-    # The name is one of the host's list, so that it can't lead out of the folder.
-    found = files.load(Path(folder_paths.get_full_path(FOLDER, name)))
+    found = files.load(path)
     model_sampling = model.get_model_object("model_sampling")
     found.fits(comfyui.noise_schedule(model_sampling))
     kind, sigma_max = _kind(model), float(model_sampling.sigma_max)
@@ -102,11 +97,24 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
 
 def fingerprint(name: str) -> str:
     """Another one where another file has come under this name."""
-    path = folder_paths.get_full_path(FOLDER, name) if name in names() else None
+    path = _file(name)
     if path is None:
         return ""
-    state = Path(path).stat()
+    state = path.stat()
     return f"{state.st_mtime_ns} {state.st_size}"
+
+
+def _file(name: str) -> Path | None:
+    """The calibration of this name, with or without its ending, if there is one.
+
+    It is one of the host's list, so that a name can't lead out of the folder. The host lists those in
+    subfolders as its system writes them, and a workflow may come from another system.
+    """
+    wanted = files.portable(name)
+    for listed in folder_paths.get_filename_list(FOLDER):
+        if files.portable(listed) in (wanted, wanted + files.EXTENSION):
+            return Path(folder_paths.get_full_path(FOLDER, listed))
+    return None
 
 
 def _pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
@@ -174,7 +182,7 @@ def run(
         sigma_max = 1.0
     fitted = Fitted(_kind(patcher), _guidance(guider))
     name = settings.name.strip() or _default_name(fitted, settings.calls)
-    _free_path(name)  # a name that won't do is told of before the model calls, not after
+    files.free_path(_folder(), name)  # what won't do is told of before the model calls, not after
     sigmas = comfyui.on_table(model_sampling, calibrate.candidates(schedule, sigma_max, sigma_min))
     rivals = {
         RECOMMENDED: _rival(
@@ -264,31 +272,10 @@ def _default_name(fitted: Fitted, calls: int) -> str:
     return f"{fitted.model}_{calls}calls{guidance}"
 
 
-def _free_path(name: str) -> Path:
-    """A file of this name, or of this name and a number, that is not there yet.
-
-    Raises:
-        ValueError: the name would lead elsewhere.
-    """
-    stem = name.removesuffix(EXTENSION)
-    fits = re.fullmatch(r"\w[\w .\-+]*", stem) and not stem.endswith((" ", "."))
-    if not fits or len(stem.encode()) > MOST_BYTES:
-        raise ValueError(
-            f"name is {name[:60]!r}: use up to {MOST_BYTES} letters, digits, spaces, and . _ - + "
-            "alone."
-        )
-    path = _folder() / f"{stem}{EXTENSION}"
-    number = 2
-    while path.exists():
-        path = _folder() / f"{stem}_{number}{EXTENSION}"
-        number += 1
-    return path
-
-
 def _saved(found: Calibration, name: str) -> str:
     """Save under a free name, and say where; a full disk must not lose what was found."""
     try:
-        path = _free_path(name)
+        path = files.free_path(_folder(), name)
         files.save(found, path)
     except OSError as error:
         logging.warning(f"DPM-Solver Calibrate could not save its result: {error}")
