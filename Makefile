@@ -1,6 +1,6 @@
 # DPM-Solver nodes: set-up, demonstration and tests. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-ui lab-pictures pictures locales lint test test-all test-webui validate bench-quality \
+.PHONY: help setup demo demo-ui lab-pictures pictures locales lint test test-all test-webui compatibility validate bench-quality \
 	bench-quick clean
 .DELETE_ON_ERROR:
 
@@ -35,7 +35,7 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@touch $@
 
 # Small networks on few cores: more threads only wait for each other.
-demo lab-pictures pictures test test-all test-webui bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
+demo lab-pictures pictures test test-all test-webui compatibility bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
 	@$(PY) -m dpm_solver_nodes.demo.run
@@ -67,6 +67,9 @@ test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every wor
 test-webui: $(READY)  ## every sampler on a real Forge: WEBUI_PATH=<its folder> make test-webui
 	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge: WEBUI_PATH=<its folder> make test-webui"; exit 1; }
 	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/test_webui.py tests/webui
+
+compatibility: $(READY)  ## the README's table: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)
+	@$(PY) -m dpm_solver_nodes.tests.compatibility
 
 validate: $(READY)  ## what the Comfy Registry checks before it publishes (fetches comfy-cli)
 	@$(UV) tool run --from comfy-cli comfy --skip-prompt --no-enable-telemetry node validate

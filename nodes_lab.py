@@ -15,7 +15,8 @@ CANDIDATES = io.Custom("DPM_SOLVER_CANDIDATES")
 DEFAULT_CANDIDATES = """euler karras
 dpmpp_2m karras
 dpm_solver++_2m dpm_solver_log_snr
-dpm_solver++_3m_exact dpm_solver_log_snr"""
+dpm_solver++_3m_exact dpm_solver_log_snr
+dpm_solver++_recommended dpm_solver_recommended"""
 
 
 class DPMSolver_Compare(io.ComfyNode):
