@@ -330,6 +330,7 @@ class Progress:
         """No more calls will be made, were they fewer than expected or not."""
         self._total = self._done
         self._update(self._done)
+        self.say(f"{self._done} model calls in {_clock(time.monotonic() - self._began)}")
 
     def _update(self, done: int) -> None:
         total = max(self._total, done, 1)
@@ -392,6 +393,7 @@ def compare_all(
     else:
         found = known
     cells = list(_run(jobs, found, progress))
+    progress.end()
     return Comparison(cells, budgets, found, known is not None)
 
 
