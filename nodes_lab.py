@@ -17,6 +17,8 @@ dpmpp_2m karras
 dpm_solver++_2m dpm_solver_log_snr
 dpm_solver++_3m_exact dpm_solver_log_snr
 dpm_solver++_recommended dpm_solver_recommended"""
+# hiddenswitch's ComfyUI knows only whether there is such a control, not where it begins.
+FIXED = getattr(getattr(io, "ControlAfterGenerate", None), "fixed", True)
 
 
 class DPMSolver_Compare(io.ComfyNode):
@@ -49,7 +51,7 @@ class DPMSolver_Compare(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    control_after_generate=FIXED,
                     tooltip="The noise that every candidate starts from. Keep it fixed, so that the "
                     "reference is kept between runs; try another one before you trust a small lead.",
                 ),
@@ -361,7 +363,7 @@ class DPMSolver_Calibrate(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    control_after_generate=FIXED,
                     tooltip="The first of the seeds.",
                 ),
                 io.String.Input(

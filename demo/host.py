@@ -81,7 +81,7 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     path, partial = cache / name, cache / f"{name}.part"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with (cache / f"{name}.lock").open("w") as lock:
+        with (cache / f"{name}.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed
             if not path.exists():
                 if partial.is_dir():
@@ -103,27 +103,43 @@ def comfyui(version: str = DEFAULT) -> Path:
     return cached(f"comfyui-{version}", lambda path: _download(version, path))
 
 
-def environment(version: str = DEFAULT) -> Path:
-    """A Python with what that ComfyUI and the pack require: this one, or one for that version."""
-    if version == DEFAULT or "COMFYUI_PATH" in os.environ:
+def environment(version: str = DEFAULT, python: str = "", torch: str = "") -> Path:
+    """A Python with what that ComfyUI and the pack require, made once by uv where it isn't this one.
+
+    COMFYUI_PYTHON names one to use instead, such as that of the checkout at COMFYUI_PATH.
+
+    Args:
+        version: of ComfyUI.
+        python: as "3.12", and `torch`, as "2.8.0": others than those that run here.
+    """
+    if own := os.environ.get("COMFYUI_PYTHON"):
+        return Path(own).absolute()  # not resolved: a virtual environment's is a link
+    here, installed = f"{sys.version_info[0]}.{sys.version_info[1]}", _installed("torch")
+    others = python not in ("", here) or torch not in ("", installed)
+    if "COMFYUI_PATH" in os.environ or (version == DEFAULT and not others):
         return Path(sys.executable)
-    torch, torchvision = (
-        f"{name}=={importlib.metadata.version(name).split('+')[0]}"
-        for name in ("torch", "torchvision")
-    )
+    torch = torch or installed
+    # torchvision names the torch it goes with; a torchaudio does not always, and is no newer than it.
+    torches = [f"torch=={torch}", f"torchaudio<={torch}"]
     requirements = comfyui(version) / "requirements.txt"
     of_the_pack = Path(__file__).resolve().parents[1] / "requirements.txt"
 
     def make(path: Path) -> None:
-        print(f"Setting up Python for ComfyUI {version}", file=sys.stderr)
-        uv = [_uv()]
-        python = str(path / "bin" / "python")
-        _check([*uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(path)])
-        install = [*uv, "pip", "install", "--quiet", "--python", python]
-        _check([*install, torch, torchvision, "-r", str(requirements), "-r", str(of_the_pack)])
+        print(f"Setting up Python {python or here} for ComfyUI {version}", file=sys.stderr)
+        uv = _uv()
+        base = sys.executable if python in ("", here) else python
+        _check([uv, "venv", "--quiet", "--relocatable", "--python", base, str(path)])
+        install = [uv, "pip", "install", "--quiet", "--python", str(path / "bin" / "python")]
+        _check([*install, *torches, "-r", str(requirements), "-r", str(of_the_pack)])
+        # Of some versions it stops the import of comfy-kitchen where there is no GPU.
+        _check([uv, "pip", "uninstall", "--quiet", "--python", install[-1], "triton"])
 
-    name = f"python{sys.version_info[0]}.{sys.version_info[1]}-comfyui-{version}-{torch}-lab"
+    name = f"python{python or here}-comfyui-{version}-torch=={torch}-lab"
     return cached(name, make) / "bin" / "python"
+
+
+def _installed(package: str) -> str:
+    return importlib.metadata.version(package).split("+")[0]
 
 
 def _download(version: str, path: Path) -> None:
@@ -181,28 +197,36 @@ def start(
     custom_nodes: Mapping[str, Path] | None = None,
     *,
     version: str = DEFAULT,
+    python: str = "",
+    torch: str = "",
     arguments: Sequence[str] = (),
     timeout: float = 300.0,
 ) -> Iterator[Server]:
     """Start ComfyUI on the CPU, on a free port of this machine only; stop it whatever happens.
 
     `work` becomes the host's base directory: models/, input/, output/, custom_nodes/, and host.log.
-    `custom_nodes` maps a folder's name there to the pack it stands for.  `arguments` go to main.py.
+    `custom_nodes` maps a folder's name there to the pack it stands for.  `python` and `torch` are as
+    for `environment`, and `arguments` go to main.py.
     """
     work = Path(work).resolve()
     for name in ("custom_nodes", "input", "output", "models/checkpoints"):
         (work / name).mkdir(parents=True, exist_ok=True)
     for name, pack in (custom_nodes or {}).items():
         _place(Path(pack).resolve(), work / "custom_nodes" / name)
-    tree, python, port = comfyui(version), environment(version), free_port()
+    tree, port = comfyui(version), free_port()
+    interpreter = environment(version, python, torch)
     command = [
-        *(str(python), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)),
+        *(str(interpreter), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)),
         *("--base-directory", str(work), "--database-url", "sqlite:///:memory:"),
         *("--disable-auto-launch", "--disable-api-nodes", *arguments),
     ]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | OFFLINE
     log = work / "host.log"
-    with signals_as_exceptions(), log.open("w") as output, contextlib.ExitStack() as stack:
+    with (
+        signals_as_exceptions(),
+        log.open("w", encoding="utf-8") as output,
+        contextlib.ExitStack() as stack,
+    ):
         process = subprocess.Popen(
             command,
             cwd=tree,
@@ -290,7 +314,7 @@ class Server:
 
     def log(self, lines: int = 0) -> str:
         """The host's log, without colours; only the last `lines` if given."""
-        text = (self.work / "host.log").read_text(errors="replace")
+        text = (self.work / "host.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()[-lines:])
 
     def wait_until_up(self, timeout: float) -> None:

@@ -53,9 +53,9 @@ def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatche
     )
     model.diffusion_model.load_state_dict(network.read_weights())
     model.requires_grad_(False)
-    patcher_class = comfy.model_patcher.CoreModelPatcher
-    if disable_dynamic:
-        patcher_class = comfy.model_patcher.ModelPatcher
+    patcher_class = comfy.model_patcher.ModelPatcher
+    if not disable_dynamic:  # hiddenswitch's ComfyUI has no other
+        patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", patcher_class)
     patcher = patcher_class(
         model,
         load_device=comfy.model_management.get_torch_device(),

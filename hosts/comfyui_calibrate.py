@@ -21,7 +21,7 @@ from ..samplers.checks import at_least, between
 from ..samplers.recommended import recommended_sigmas
 from ..samplers.sample import sample_calibrated, sample_multistep, sample_recommended
 from . import comfyui
-from .comfyui_lab import Progress, guider_of
+from .comfyui_lab import Progress, fitting_latent, guider_of
 
 FOLDER = "dpm_solver"
 """Of the host's models folder, for calibrations."""
@@ -297,17 +297,14 @@ def _sample(
             "DPM-Solver Calibrate takes latents of one part: connect an empty latent of images or "
             "of video alone."
         )
-    ratios = [latent.get(f"downscale_ratio_{name}") for name in ("spacial", "temporal")]
-    ratios = ratios if ratios[1] is not None else ratios[:1]  # older hosts know the first alone
-    patcher = guider.model_patcher
-    one = torch.zeros_like(comfy.sample.fix_empty_latent_channels(patcher, samples[:1], *ratios))
+    one = torch.zeros_like(fitting_latent(guider.model_patcher, latent, samples[:1]))
     count = settings.seeds + settings.held_out
     noise = torch.cat([comfy.sample.prepare_noise(one, settings.seed + k) for k in range(count)])
 
     def on_model(
         denoiser: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: Any, **_: Any
     ) -> torch.Tensor:
-        scaled = patcher.get_model_object("model_sampling").noise_scaling(
+        scaled = guider.model_patcher.get_model_object("model_sampling").noise_scaling(
             sigmas[0], noise.to(x), torch.zeros_like(noise).to(x), max_denoise=True
         )
         function(denoiser, scaled, extra_args)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,12 @@ from ..samplers.planned import plan_of
 from . import comfyui
 from .model_settings import with_model_settings
 
-PASSING = (comfy.model_management.InterruptProcessingException,)
+# In hiddenswitch's ComfyUI the interrupt has a module of its own.
+_INTERRUPTS = comfy.model_management
+if not hasattr(_INTERRUPTS, "InterruptProcessingException"):
+    _INTERRUPTS = importlib.import_module("comfy.interruption")
+
+PASSING = (_INTERRUPTS.InterruptProcessingException,)
 """In old hosts the interrupt is an ordinary Exception: it must not count as a sampler's failure."""
 
 REFERENCE_SAMPLER = "dpm_solver++_3m_exact"
@@ -126,12 +132,7 @@ class Bench:
         self.patcher = guider.model_patcher
         self.mask = latent.get("noise_mask")
         self._batch_index = latent.get("batch_index")
-        ratios = [latent.get(f"downscale_ratio_{name}") for name in ("spacial", "temporal")]
-        if ratios[1] is None:  # older hosts know the first alone
-            ratios.pop()
-        self.start = comfy.sample.fix_empty_latent_channels(
-            self.patcher, latent["samples"], *ratios
-        )
+        self.start = fitting_latent(self.patcher, latent, latent["samples"])
 
     @property
     def model_sampling(self) -> Any:
@@ -290,6 +291,17 @@ def _at_least_one_step(name: str, sigmas: torch.Tensor) -> None:
 
 
 # --- running -------------------------------------------------------------------------------------
+
+
+def fitting_latent(patcher: Any, latent: Mapping[str, Any], samples: torch.Tensor) -> torch.Tensor:
+    """The samples, which are all of the latent or some, in the channels and size of the model.
+
+    As the host's sampler nodes do it: an empty latent need not be of the model's kind.
+    """
+    ratios = [latent.get(f"downscale_ratio_{name}") for name in ("spacial", "temporal")]
+    while ratios and ratios[-1] is None:  # older hosts know the first alone, or neither
+        ratios.pop()
+    return comfy.sample.fix_empty_latent_channels(patcher, samples, *ratios)
 
 
 class Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +18,51 @@ from ..samplers.plan import Weights
 
 FORMAT = "dpm_solver_calibration"
 VERSION = 1
+EXTENSION = ".safetensors"
+
+LONGEST_NAME = 100
+"""In bytes."""
+
+DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
+    device + digit for device in ("COM", "LPT") for digit in "0123456789¹²³"
+}
+"""Windows opens these in place of a file, whatever stands behind a first dot."""
+
 MOST_OUTPUTS, MOST_BYTES = 16, 1 << 20
 """Larger files are no calibrations."""
 
 UNREADABLE = (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
 """What the content of a damaged or of a forged file may lead to."""
+
+
+def free_path(folder: Path, name: str) -> Path:
+    """A file of this name, or of this name and a number, that is not there yet.
+
+    The file can be copied to any other system: names that differ in case alone are one name.
+
+    Raises:
+        ValueError: the name would lead elsewhere, or is none that every system can hold.
+    """
+    stem = name.removesuffix(EXTENSION)
+    fits = re.fullmatch(r"\w[\w .\-+]*", stem) and not stem.endswith((" ", "."))
+    if not fits or len(stem.encode()) > LONGEST_NAME:
+        raise ValueError(
+            f"name is {name[:60]!r}: use up to {LONGEST_NAME} letters, digits, spaces, and . _ - + "
+            "alone."
+        )
+    if stem.partition(".")[0].rstrip().upper() in DEVICES:
+        raise ValueError(f"name is {name[:60]!r}, which Windows keeps for a device: take another.")
+    taken = {path.name.casefold() for path in folder.iterdir()} if folder.is_dir() else set()
+    path, number = folder / f"{stem}{EXTENSION}", 2
+    while path.name.casefold() in taken:
+        path = folder / f"{stem}_{number}{EXTENSION}"
+        number += 1
+    return path
+
+
+def portable(name: str) -> str:
+    """A name in a subfolder as the workflows of every system hold it."""
+    return name.replace("\\", "/")
 
 
 def save(calibration: Calibration, path: Path) -> None:
