@@ -260,7 +260,8 @@ def _run_in_page(server: Server, page: Page, timeout: float = 600.0) -> None:
 
 
 def _save(png: bytes, path: Path) -> None:
-    Image.open(io.BytesIO(png)).convert("RGB").save(path, optimize=True)
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(256, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 # --- the pictures of the README ------------------------------------------------------------------
