@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,8 +104,27 @@ def to_api(page: Page, workflow: Mapping[str, Any]) -> dict[str, Any]:
     """A workflow (UI form) as the graph that `/prompt` takes."""
     if faults := load(page, workflow):
         raise ValueError(f"the page finds fault with the workflow: {'; '.join(faults)}")
-    converted: dict[str, Any] = page.evaluate("async () => await window.app.graphToPrompt()")
-    return dict(converted["output"])
+    return converted(page)
+
+
+def converted(page: Page) -> dict[str, Any]:
+    """The graph that the page shows, in the form that `/prompt` takes."""
+    graph: dict[str, Any] = page.evaluate("async () => await window.app.graphToPrompt()")
+    return {
+        name: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for name, node in graph["output"].items()
+    }
+
+
+def run(server: Server, page: Page, timeout: float = 600.0) -> None:
+    """Run the graph as a click on Run does, so that the nodes show what they made."""
+    page.evaluate("async () => { await window.app.queuePrompt(0, 1) }")
+    deadline = time.monotonic() + timeout
+    while any(server.get("/queue").values()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the page's graph did not end in {timeout:g} s")
+        page.wait_for_timeout(250)
+    page.wait_for_timeout(1500)
 
 
 def screenshot(page: Page, path: Path) -> None:

@@ -12,7 +12,6 @@ import io
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -241,22 +240,11 @@ def node_pictures(server: Server, page: Page) -> None:
         if view.instead and view.instead != name:
             page.evaluate(REPLACE, [name, view.instead])
         if view.ran:
-            _run_in_page(server, page)
+            frontend.run(server, page)
         box = page.evaluate(SHOW, [[name, *view.beside], 1.0, *WINDOW])
         page.wait_for_timeout(700)
         _save(page.screenshot(clip=box), folder / f"{name}.png")
         print(f"web/docs/pictures/{name}.png", flush=True)
-
-
-def _run_in_page(server: Server, page: Page, timeout: float = 600.0) -> None:
-    """As a click on Run does, so that the nodes show what they made."""
-    page.evaluate("async () => { await window.app.queuePrompt(0, 1) }")
-    deadline = time.monotonic() + timeout
-    while any(server.get("/queue").values()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the page's graph did not end in {timeout:g} s")
-        page.wait_for_timeout(250)
-    page.wait_for_timeout(1500)
 
 
 def _save(png: bytes, path: Path) -> None:
@@ -277,7 +265,7 @@ OPEN_TEMPLATES = "() => window.app.extensionManager.command.execute('Comfy.Brows
 def readme_pictures(server: Server, page: Page) -> None:
     """Write demo/graph.png, demo/help.png and demo/templates.png."""
     frontend.load(page, _on_digits("recommended", TEMPLATES["recommended"]))
-    _run_in_page(server, page)
+    frontend.run(server, page)
     kinds = page.evaluate("() => window.app.graph._nodes.map((node) => node.type)")
     box = page.evaluate(SHOW, [kinds, 1.0, *WINDOW])
     page.wait_for_timeout(700)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dpm_solver_nodes.demo import frontend
 from dpm_solver_nodes.demo.host import Server
+from dpm_solver_nodes.demo.on_digits import on_digits
 from dpm_solver_nodes.lab.calibrate import FIRST_TRIALS, POINTS
 from dpm_solver_nodes.tests.host import sd15 as sd15_file
 from dpm_solver_nodes.tests.host.graphs import text_to_image
@@ -223,6 +224,18 @@ def test_old_files_run(supplied: Server) -> None:
     assert len(graphs) >= 8
     for graph, name in graphs.items():
         run(supplied, json.loads(graph), name, OLD_RUNS)
+
+
+@pytest.mark.parametrize("name", QUICK[:1])
+def test_a_click_on_run(supplied: Server, page: Page, name: str) -> None:
+    """On the demo model: the page queues it itself, and shows the pictures in its node."""
+    digits = on_digits(read(ROOT / "workflows" / f"{name}.json"), "1, 2")
+    assert frontend.load(page, digits) == []
+    frontend.run(supplied, page)
+    shown = page.evaluate(
+        "() => window.app.graph._nodes.find((node) => node.type === 'SaveImage').imgs?.length"
+    )
+    assert shown == 2
 
 
 def test_the_hosts_2m_becomes_ours_in_one_field(host: Server, sd15: str) -> None:
