@@ -46,7 +46,7 @@ def main() -> int:
                 graph = frontend.converted(page)
                 shutil.copy(path, folder)
                 text = json.dumps(graph, indent=1, ensure_ascii=False)
-                (folder / "api" / path.name).write_text(f"{text}\n", "utf-8", newline="\n")
+                (folder / "api" / path.name).write_text(f"{text}\n", encoding="utf-8", newline="\n")
     except HostError as error:
         print(f"nothing kept: {error}", file=sys.stderr)
         return 1

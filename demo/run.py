@@ -59,6 +59,9 @@ ROWS: dict[str, dict[str, Any]] = {
         grouping="fast",
     ),
 }
+RECOMMENDED = "DPM++ recommended"
+ROWS[RECOMMENDED] = _host_sampler("dpm_solver++_recommended")
+SCHEDULERS = {RECOMMENDED: "dpm_solver_recommended"}  # of rows with another one than SCHEDULER
 ADAPTIVE = "DPM++ adaptive"
 
 
@@ -80,7 +83,7 @@ class Cell:
     distance: float = 0.0
 
 
-def graph(sampler: dict[str, Any], steps: int, key: str) -> Graph:
+def graph(sampler: dict[str, Any], steps: int, key: str, scheduler: str = SCHEDULER) -> Graph:
     """Ten digits from one seed, with the model's calls counted under `key`."""
     return {
         "model": _node("DPMSolverDemo_Model"),
@@ -96,7 +99,7 @@ def graph(sampler: dict[str, Any], steps: int, key: str) -> Graph:
         ),
         "sampler": sampler,
         "sigmas": _node(
-            "BasicScheduler", model=["model", 0], scheduler=SCHEDULER, steps=steps, denoise=1.0
+            "BasicScheduler", model=["model", 0], scheduler=scheduler, steps=steps, denoise=1.0
         ),
         "sample": _node(
             "SamplerCustomAdvanced",
@@ -108,7 +111,7 @@ def graph(sampler: dict[str, Any], steps: int, key: str) -> Graph:
 
 
 def run(server: Server, row: str, sampler: dict[str, Any], steps: int, key: str) -> Cell:
-    server.run(graph(sampler, steps, key))
+    server.run(graph(sampler, steps, key, SCHEDULERS.get(row, SCHEDULER)))
     file = server.work / "output" / f"{key}.safetensors"
     samples = safetensors.numpy.load_file(file)["samples"]
     return Cell(row, samples, server.get("/dpm_solver_test/counts")[key])

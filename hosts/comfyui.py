@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import comfy.k_diffusion.sampling
@@ -13,10 +18,16 @@ import comfy.samplers
 import torch
 
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
+from ..samplers.adaptive import MaxCallsWarning
 from ..samplers.catalog import CATALOG
 from ..samplers.checks import at_least, one_of
 from ..samplers.recommended import recommended
-from ..samplers.sample import sample_recommended
+from ..samplers.sample import (
+    sample_adaptive,
+    sample_multistep,
+    sample_recommended,
+    sample_singlestep,
+)
 from ..samplers.spacing import SPACINGS, TIME_POWERS, dense, flow_first, in_time, log_snr
 from .model_settings import with_model_settings
 
@@ -24,6 +35,9 @@ MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
 OFFERED_SPACINGS = (*SPACINGS, RECOMMENDED)
 """Of the sigmas node and the scheduler menus."""
+
+TRIED = (sample_multistep, sample_singlestep, sample_adaptive)
+"""Those with settings that may not go together."""
 
 SCHEDULER_NAMES = {
     "dpm_solver_log_snr": "logSNR",
@@ -59,10 +73,34 @@ def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.
     Args:
         function: one of `samplers.sample_*`; its schedule is read from the model at run time.
         settings: its keyword arguments, and `cfg_pp`, whether it takes its CFG++ form.
+
+    Raises:
+        ValueError: a setting is out of its range, or does not go with another.
     """
     settings = dict(settings)
     cfg_pp = settings.pop("cfg_pp", False)
+    if function in TRIED:
+        _try_out(function, settings, cfg_pp)
     return comfy.samplers.KSAMPLER(with_host_model(function, cfg_pp), settings)
+
+
+def _try_out(function: Callable[..., Any], settings: dict[str, Any], cfg_pp: bool) -> None:
+    """A step on a single number: what is wrong with the settings is told by the node they are set in.
+
+    Otherwise the first to tell would be the node that samples.
+    """
+    if cfg_pp:
+        settings = {**settings, "unconditional": lambda: torch.zeros(1, 1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MaxCallsWarning)
+        function(
+            lambda x, sigma, **_: torch.zeros_like(x),
+            torch.zeros(1, 1),
+            torch.tensor([1.0, 0.9]),
+            {"seed": 0},
+            disable=True,
+            **settings,
+        )
 
 
 def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
@@ -71,6 +109,8 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
     That is its schedule; for CFG++, the unconditional predictions; and where the solver can,
     lowering of long steps on flows and with noise.
     """
+
+    solver = function.func if isinstance(function, partial) else function
 
     def sample(
         model: Any,
@@ -85,10 +125,43 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         settings = with_model_settings(function, settings, noise_schedule(model_sampling))
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
-        return function(model, x, sigmas, extra_args, callback, disable, **settings)
+        _remark(solver, model_sampling, sigmas)
+        with _logged(MaxCallsWarning) if solver is sample_adaptive else contextlib.nullcontext():
+            return function(model, x, sigmas, extra_args, callback, disable, **settings)
 
     sample.solver = (function, cfg_pp)  # type: ignore[attr-defined]  # see solver_of
     return sample
+
+
+def _remark(solver: Callable[..., Any], model_sampling: Any, given: torch.Tensor) -> None:
+    """Say in the log what is no error, but perhaps not what was meant."""
+    own = given.tolist()
+    if len(own) > 1 and own[0] < own[-1]:
+        logging.info("DPM-Solver: the sigmas rise, so that this run goes from image to noise.")
+    whole = len(own) > 1 and math.isclose(own[0], float(model_sampling.sigma_max), rel_tol=1e-3)
+    if solver is sample_recommended and whole:
+        measured = sigmas(model_sampling, RECOMMENDED, len(own) - 1)
+        if not torch.allclose(measured, torch.FloatTensor(own), rtol=1e-3, atol=1e-6):
+            logging.warning(
+                "dpm_solver++_recommended runs with other sigmas than those it was measured with: "
+                "for them set the scheduler to dpm_solver_recommended, or connect the SIGMAS of "
+                "DPM++ (recommended)."
+            )
+
+
+@contextlib.contextmanager
+def _logged(category: type[Warning]) -> Iterator[None]:
+    """Warnings of this kind go to the host's log; all others go where they would."""
+    with warnings.catch_warnings(record=True) as caught:
+        try:
+            yield
+        finally:
+            later = list(caught)
+    for one in later:
+        if issubclass(one.category, category):
+            logging.warning(f"DPM-Solver Adaptive: {one.message}")
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def solver_of(sampler: Any) -> tuple[Callable[..., Any], bool] | None:
@@ -132,11 +205,13 @@ def register_menus() -> None:
     """Put our samplers and spacings into every KSampler's menus, in place and once.
 
     The host's lists are shared by reference with its nodes and with other packs, so that they are
-    appended to and never replaced.
+    appended to and never replaced. Of two copies of the pack the one that is loaded later counts.
     """
     for entry in CATALOG:
         function = with_host_model(entry.function(), entry.cfg_pp)
         function.__name__ = f"sample_{entry.id}"
+        if entry is CATALOG[0]:
+            _check_alone(getattr(comfy.k_diffusion.sampling, function.__name__, None))
         function.__doc__ = f"{entry.label}: {entry.help}\n\n{entry.source}."
         setattr(comfy.k_diffusion.sampling, function.__name__, function)
         _append(comfy.samplers.KSampler.SAMPLERS, entry.id)
@@ -147,6 +222,15 @@ def register_menus() -> None:
         )
         _append(comfy.samplers.KSampler.SCHEDULERS, name)
         _append(comfy.samplers.SCHEDULER_NAMES, name)
+
+
+def _check_alone(registered: Any) -> None:
+    """Say so where a sampler of ours is there already, from another folder."""
+    if (code := getattr(registered, "__code__", None)) is None:
+        return
+    other, here = Path(code.co_filename).parents[1], Path(__file__).parents[1]
+    if other.resolve() != here.resolve():
+        logging.warning(f"DPM-Solver is installed twice: in {other} and in {here}. Remove one.")
 
 
 def _append(names: list[str], name: str) -> None:

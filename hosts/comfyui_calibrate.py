@@ -68,9 +68,10 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
     between("denoise", denoise, 0.0, 1.0)
     path = _file(name)
     if path is None:
+        which = "There is no calibration" + (f' "{name}"' if name != NONE_YET else " yet")
         raise ValueError(
-            f'There is no calibration "{name}" in {_folder()}: run DPM-Solver Calibrate, or copy '
-            "the file there."
+            f"{which} in {_folder()}: run DPM-Solver Calibrate, or copy a file there; then press R "
+            "and choose it."
         )
     found = files.load(path)
     model_sampling = model.get_model_object("model_sampling")
@@ -239,10 +240,11 @@ def run(
         _sample(guider, latent, settings, sigma_max, on_model)
     except BaseException:  # an interrupt, most likely: what was found so far is kept
         if best:
-            saved = _saved(best[-1], name)
-            logging.warning(
-                f"DPM-Solver Calibrate was stopped; the best so far is not yet measured. {saved}"
-            )
+            outcome = f"the best so far is not yet measured. {_saved(best[-1], name)}"
+        else:
+            outcome = "nothing was fitted yet, and nothing is saved."
+        logging.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
+        progress.say(f"Stopped: {outcome}")
         raise
     progress.end()
     found, winner = result[0]

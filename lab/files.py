@@ -44,11 +44,12 @@ def free_path(folder: Path, name: str) -> Path:
         ValueError: the name would lead elsewhere, or is none that every system can hold.
     """
     stem = name.removesuffix(EXTENSION)
-    fits = re.fullmatch(r"\w[\w .\-+]*", stem) and not stem.endswith((" ", "."))
-    if not fits or len(stem.encode()) > LONGEST_NAME:
+    if len(stem.encode()) > LONGEST_NAME:
+        raise ValueError(f"name is longer than {LONGEST_NAME} bytes: {name[:60]!r}...; shorten it.")
+    if not re.fullmatch(r"\w[\w .\-+]*", stem) or stem.endswith((" ", ".")):
         raise ValueError(
-            f"name is {name[:60]!r}: use up to {LONGEST_NAME} letters, digits, spaces, and . _ - + "
-            "alone."
+            f"name is {name!r}: use letters, digits, spaces, and . _ - + alone, begin with a letter "
+            "or a digit, and end with no dot or space."
         )
     if stem.partition(".")[0].rstrip().upper() in DEVICES:
         raise ValueError(f"name is {name[:60]!r}, which Windows keeps for a device: take another.")
@@ -118,7 +119,12 @@ def load(path: Path) -> Calibration:
             Weights(row[0], tuple(row[1 : 2 + min(i, len(row) - 2)])) for i, row in enumerate(rows)
         )
         return Calibration(metadata.get("kind", ""), tuple(sigmas), steps, fitted)
-    except (*UNREADABLE, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError:
+        raise ValueError(
+            f"{path.name} is no calibration that can be used: it is no safetensors file, or was "
+            "damaged in copying; copy it again, or choose another."
+        ) from None
+    except UNREADABLE as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"{path.name} is no calibration that can be used: {why}") from None
 

@@ -98,7 +98,7 @@ _KINDS = (
         "multistep",
         {"order": 2},
         2,
-        "The one to start with: second order, steady from 10 steps up.",
+        "The classic, dpmpp_2m elsewhere: second order, steady from 10 steps up.",
         "multistep, order 2",
     ),
     _Kind(
@@ -261,12 +261,15 @@ _RECOMMENDED = Entry(
     settings={},
     order=None,
     calls="1 per step",
-    help="Takes form, order and corrector by the number of steps and the kind of model, as measured: "
-    "the closest of all here from 5 steps up. Set the scheduler to dpm_solver_recommended with it.",
+    help="The one to start with: takes form, order and corrector by the number of steps and the kind "
+    "of model, as measured the closest of all here from 5 steps up. Set the scheduler to "
+    "dpm_solver_recommended with it.",
     source="DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867), benchmarks/recommended.py",
 )
 
+# In the order of menus: what to start with comes first.
 CATALOG: tuple[Entry, ...] = (
+    _RECOMMENDED,
     *(
         kind.entry(*form)
         for kinds in (_ORDINARY, _OTHERS)
@@ -274,5 +277,4 @@ CATALOG: tuple[Entry, ...] = (
         for kind in kinds
         if kind.noise_form or form is _IMAGE_FORM
     ),
-    _RECOMMENDED,
 )

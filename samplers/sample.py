@@ -384,7 +384,12 @@ def _multistep_plan(
     """Check the settings of `sample_multistep` one by one and together, and plan."""
     one_of("algorithm", algorithm, MULTISTEP_ALGORITHMS)
     solver_type = "exact" if algorithm == "adams" else _solver_type(solver_type)
-    order = _order(order, EXACT_ORDERS if solver_type == "exact" else ORDERS)
+    if order == 4 and solver_type != "exact":
+        raise ValueError(
+            'order = 4 has exact weights alone: set solver_type to "exact" or algorithm to "adams", '
+            "or order to 3."
+        )
+    order = _order(order, EXACT_ORDERS)
     one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
     one_of("corrector", corrector, (None, *CORRECTORS))
     between("power", power, *POWERS)
@@ -396,8 +401,7 @@ def _multistep_plan(
         raise ValueError(f"{setting} has no stochastic form: set eta to 0, or choose another.")
     if corrector and cfg_pp:
         raise ValueError(
-            f"corrector = {corrector!r} does not go with CFG++, whose states lie beside the solver's "
-            "own: set it to None, or CFG++ off."
+            f"corrector = {corrector!r} and CFG++ (cfg_pp) exclude each other: switch one of them off."
         )
     grid = _grid(sigmas, schedule, eta)
     plan = plan_multistep(

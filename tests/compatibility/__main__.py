@@ -72,7 +72,7 @@ def row(measured: Measured, reference: Measured) -> Row:
 def table(rows: Iterable[tuple[Combination, Row]]) -> str:
     """In Markdown."""
     lines = [
-        "| ComfyUI | Python | torch | Nodes | Samplers | Difference | Adaptive ones' | |",
+        "| ComfyUI | Python | torch | Nodes | Samplers | Worst pixel | If adaptive | Result |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for combination, found in rows:

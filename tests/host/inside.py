@@ -24,6 +24,7 @@ def boot() -> None:
     import comfy.options
 
     comfy.options.enable_args_parsing()
+    import utils.extra_config  # noqa: F401  # first, as the host does: others have a module of that name
 
 
 def load_pack(root: str, name: str) -> tuple[Any, Any]:

@@ -247,7 +247,7 @@ def test_an_interrupt_keeps_the_best_so_far(host: Server, when: str, images: int
     assert files.load(folder(host) / name).fitted.errors == {}
     result = sample(host, calibrated(name))
     assert result.calls == 3 and result.latent.isfinite().all()
-    assert "was stopped; the best so far is not yet measured. Saved as" in host.log()
+    assert "was stopped: the best so far is not yet measured. Saved as" in host.log()
 
 
 def test_what_brings_nothing_is_not_kept(host: Server) -> None:

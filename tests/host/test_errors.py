@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dpm_solver_nodes.demo.host import Server
+from dpm_solver_nodes.demo.host import PromptError, Server
 from dpm_solver_nodes.tests.host.digits import (
     ADAPTIVE,
     FIXED,
@@ -26,6 +26,7 @@ from dpm_solver_nodes.tests.host.digits import (
     scheduled,
     sde,
     spaced,
+    watched,
 )
 
 
@@ -123,6 +124,45 @@ def test_sigmas_outside_the_menu(host: Server, bad: dict[str, Any]) -> None:
     message, calls = complaint(host, custom(menu("euler"), changed(spaced(), **bad)))
     assert next(iter(bad)) in message
     assert calls == 0
+
+
+@pytest.mark.parametrize(
+    ("sampler", "word"),
+    [
+        (multistep(order=4), "solver_type"),
+        (multistep(cfg_pp=True, corrector="unic"), "cfg_pp"),
+        (sde(algorithm="dpmsolver", order=4), "order"),
+        (adaptive(rtol=0.0, atol=0.0), "rtol"),
+    ],
+    ids=["order", "cfg_pp", "sde", "tolerance"],
+)
+def test_settings_are_refused_by_the_node_they_are_in(
+    host: Server, sampler: Node, word: str
+) -> None:
+    """And not by the one that samples, so that the page marks the right one."""
+    with pytest.raises(PromptError) as refused:
+        host.run(watched(custom(sampler, spaced(5)))[0])
+    assert word in refused.value.message
+    assert refused.value.node_type in ("", sampler["class_type"])  # "": before anything ran
+
+
+@pytest.mark.parametrize(
+    ("sampler", "sigmas", "remark"),
+    [
+        (menu("dpm_solver++_recommended"), scheduled("karras", 7), "other sigmas than those"),
+        (menu("dpm_solver++_2m"), spaced(6, direction="rising"), "the sigmas rise"),
+        (adaptive(max_calls=7), spaced(5), "max_calls = 7 ran short"),
+    ],
+    ids=["not its sigmas", "rising", "few calls"],
+)
+def test_what_is_no_error_is_remarked_in_the_log(
+    host: Server, sampler: Node, sigmas: Node, remark: str
+) -> None:
+    before = host.log().count(remark)
+    sample(host, custom(sampler, sigmas))
+    assert host.log().count(remark) == before + 1
+    sample(host, custom(menu("dpm_solver++_recommended"), scheduled("dpm_solver_recommended", 7)))
+    assert host.log().count(remark) == before + 1
 
 
 def test_no_tolerance_at_all(host: Server) -> None:
