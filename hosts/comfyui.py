@@ -89,8 +89,10 @@ def _try_out(function: Callable[..., Any], settings: dict[str, Any], cfg_pp: boo
 
     Otherwise the first to tell would be the node that samples.
     """
+    # A noise sampler is made for the latent's shape, and not for one number.
+    settings = {name: value for name, value in settings.items() if name != "noise_sampler"}
     if cfg_pp:
-        settings = {**settings, "unconditional": lambda: torch.zeros(1, 1)}
+        settings["unconditional"] = lambda: torch.zeros(1, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MaxCallsWarning)
         function(
