@@ -29,7 +29,10 @@ from ..samplers.sample import (
     sample_singlestep,
 )
 from ..samplers.spacing import SPACINGS, TIME_POWERS, dense, flow_first, in_time, log_snr
+from .comfyui_hints import hint
 from .model_settings import with_model_settings
+
+logger = logging.getLogger("dpm_solver_nodes")
 
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
@@ -127,28 +130,12 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         settings = with_model_settings(function, settings, noise_schedule(model_sampling))
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
-        _remark(solver, model_sampling, sigmas)
+        hint(solver, model_sampling, sigmas)
         with _logged(MaxCallsWarning) if solver is sample_adaptive else contextlib.nullcontext():
             return function(model, x, sigmas, extra_args, callback, disable, **settings)
 
     sample.solver = (function, cfg_pp)  # type: ignore[attr-defined]  # see solver_of
     return sample
-
-
-def _remark(solver: Callable[..., Any], model_sampling: Any, given: torch.Tensor) -> None:
-    """Say in the log what is no error, but perhaps not what was meant."""
-    own = given.tolist()
-    if len(own) > 1 and own[0] < own[-1]:
-        logging.info("DPM-Solver: the sigmas rise, so that this run goes from image to noise.")
-    whole = len(own) > 1 and math.isclose(own[0], float(model_sampling.sigma_max), rel_tol=1e-3)
-    if solver is sample_recommended and whole:
-        measured = sigmas(model_sampling, RECOMMENDED, len(own) - 1)
-        if not torch.allclose(measured, torch.FloatTensor(own), rtol=1e-3, atol=1e-6):
-            logging.warning(
-                "dpm_solver++_recommended runs with other sigmas than those it was measured with: "
-                "for them set the scheduler to dpm_solver_recommended, or connect the SIGMAS of "
-                "DPM++ (recommended)."
-            )
 
 
 @contextlib.contextmanager
@@ -161,7 +148,7 @@ def _logged(category: type[Warning]) -> Iterator[None]:
             later = list(caught)
     for one in later:
         if issubclass(one.category, category):
-            logging.warning(f"DPM-Solver Adaptive: {one.message}")
+            logger.warning(f"DPM-Solver Adaptive: {one.message}")
         else:
             warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
@@ -232,7 +219,7 @@ def _check_alone(registered: Any) -> None:
         return
     other, here = Path(code.co_filename).parents[1], Path(__file__).parents[1]
     if other.resolve() != here.resolve():
-        logging.warning(f"DPM-Solver is installed twice: in {other} and in {here}. Remove one.")
+        logger.warning(f"DPM-Solver is installed twice: in {other} and in {here}. Remove one.")
 
 
 def _append(names: list[str], name: str) -> None:

@@ -23,6 +23,8 @@ from ..samplers.sample import sample_calibrated, sample_multistep, sample_recomm
 from . import comfyui
 from .comfyui_lab import Progress, fitting_latent, guider_of
 
+logger = logging.getLogger("dpm_solver_nodes")
+
 FOLDER = "dpm_solver"
 """Of the host's models folder, for calibrations."""
 
@@ -205,7 +207,7 @@ def run(
         f"DPM-Solver Calibrate: at most {plan.total} single-image model calls: {plan.teacher} to "
         f"solve finely, {plan.trials * plan.trial} for {plan.trials} fits, {plan.check} to measure."
     )
-    logging.info(announcement)
+    logger.info(announcement)
     progress.say(announcement)
 
     def tick(images: int, doing: str) -> None:
@@ -243,7 +245,7 @@ def run(
             outcome = f"the best so far is not yet measured. {_saved(best[-1], name)}"
         else:
             outcome = "nothing was fitted yet, and nothing is saved."
-        logging.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
+        logger.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
         progress.say(f"Stopped: {outcome}")
         raise
     progress.end()
@@ -280,7 +282,7 @@ def _saved(found: Calibration, name: str) -> str:
         path = files.free_path(_folder(), name)
         files.save(found, path)
     except OSError as error:
-        logging.warning(f"DPM-Solver Calibrate could not save its result: {error}")
+        logger.warning(f"DPM-Solver Calibrate could not save its result: {error}")
         return f"Not saved: {error}."
     return f"Saved as {path.name} in {path.parent}."
 

@@ -30,6 +30,8 @@ from ..samplers.planned import plan_of
 from . import comfyui
 from .model_settings import with_model_settings
 
+logger = logging.getLogger("dpm_solver_nodes")
+
 # In hiddenswitch's ComfyUI the interrupt has a module of its own.
 _INTERRUPTS = comfy.model_management
 if not hasattr(_INTERRUPTS, "InterruptProcessingException"):
@@ -394,7 +396,7 @@ def compare_all(
         f"to make: {for_jobs} for {len(chosen)} candidates, {source}"
         + ("." if known else f" {for_reference}.")
     )
-    logging.info(announcement)
+    logger.info(announcement)
     progress.say(announcement)
     if known is None:
         found = compare.find_reference(
@@ -417,7 +419,7 @@ def _run(jobs: Sequence[Job], reference: Reference, progress: Progress) -> Itera
     for number, (job, cell) in enumerate(zip(jobs, cells, strict=True), 1):
         progress.finish(cell.calls, job.calls)
         outcome = cell.failure or f"error {table.short(cell.error)}, {cell.seconds:.2f} s"
-        logging.info(
+        logger.info(
             f"Solver Compare {number}/{len(jobs)}: {cell.label}, {cell.calls} calls: {outcome}"
         )
         yield cell

@@ -149,7 +149,7 @@ def test_settings_are_refused_by_the_node_they_are_in(
 @pytest.mark.parametrize(
     ("sampler", "sigmas", "remark"),
     [
-        (menu("dpm_solver++_recommended"), scheduled("karras", 7), "other sigmas than those"),
+        (menu("dpm_solver++_recommended"), scheduled("karras", 7), "sigmas of another scheduler"),
         (menu("dpm_solver++_2m"), spaced(6, direction="rising"), "the sigmas rise"),
         (adaptive(max_calls=7), spaced(5), "max_calls = 7 ran short"),
     ],
