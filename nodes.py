@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import io
 
-from . import nodes_lab
 from .hosts import comfyui
 from .samplers import sample_adaptive, sample_multistep, sample_singlestep
 from .samplers.catalog import entry
@@ -680,16 +679,13 @@ class DPMSolver_Recommended(io.ComfyNode):
         )
 
 
-class DPMSolverExtension(ComfyExtension):
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            DPMSolver_Recommended,  # the page's search shows the first ones first
-            DPMSolver_2M,
-            DPMSolver_3M,
-            DPMSolver_Multistep,
-            DPMSolver_Singlestep,
-            DPMSolver_Adaptive,
-            DPMSolver_SDE,
-            DPMSolver_Sigmas,
-            *nodes_lab.NODES,
-        ]
+NODES: list[type[io.ComfyNode]] = [
+    DPMSolver_Recommended,  # the page's search shows the first ones first
+    DPMSolver_2M,
+    DPMSolver_3M,
+    DPMSolver_Multistep,
+    DPMSolver_Singlestep,
+    DPMSolver_Adaptive,
+    DPMSolver_SDE,
+    DPMSolver_Sigmas,
+]

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from comfy.model_patcher import create_model_options_clone
 from comfy.patcher_extension import WrappersMP
-from server import PromptServer
 
 from ..lab import compare, grid, plot, table
 from ..lab.compare import Candidate, Cell, Job, Meter, Reference, Sigmas
@@ -306,6 +305,15 @@ def fitting_latent(patcher: Any, latent: Mapping[str, Any], samples: torch.Tenso
     return comfy.sample.fix_empty_latent_channels(patcher, samples, *ratios)
 
 
+def _server() -> Any:
+    """The host's web server; None where its nodes run without one."""
+    try:
+        from server import PromptServer
+    except ImportError:
+        return None
+    return getattr(PromptServer, "instance", None)
+
+
 class Progress:
     """Tells how many model calls are done of how many, and the time left."""
 
@@ -319,7 +327,7 @@ class Progress:
         self._told = self._began  # what it will take stays to be read for a moment
 
     def say(self, text: str) -> None:
-        send = getattr(PromptServer.instance, "send_progress_text", None)
+        send = getattr(_server(), "send_progress_text", None)
         if send is not None and self._node_id is not None:
             send(text, self._node_id)
 
