@@ -165,24 +165,26 @@ def _unconditional(
 ) -> tuple[dict[str, Any], Callable[[], torch.Tensor]]:
     """Arguments under which the host's guider shows its unconditional prediction, and a look at it.
 
-    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++.
+    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++. As
+    there, the last one stays where a cache (LazyCache) answers a call in the guider's place.
     """
     last: torch.Tensor | None = None
 
     def keep(args: Mapping[str, Any]) -> torch.Tensor:
         nonlocal last
-        last = None if args.get("uncond") is None else args["uncond_denoised"]
+        if args.get("uncond") is not None:
+            last = args["uncond_denoised"]
+        elif last is not None:  # guidance was switched off within the run
+            last = args["denoised"]
         return args["denoised"]
 
     def look() -> torch.Tensor:
-        nonlocal last
-        found, last = last, None
-        if found is None:
+        if last is None:
             raise ValueError(
                 "A CFG++ sampler needs the prediction for a negative prompt, and this guider makes "
                 "none: use CFGGuider or KSampler, or a sampler without cfg_pp."
             )
-        return found
+        return last
 
     model_options = comfy.model_patcher.set_model_options_post_cfg_function(
         dict(extra_args.get("model_options", {})), keep, disable_cfg1_optimization=True
