@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import math
 import warnings
@@ -41,6 +42,15 @@ OFFERED_SPACINGS = (*SPACINGS, RECOMMENDED)
 
 TRIED = (sample_multistep, sample_singlestep, sample_adaptive)
 """Those with settings that may not go together."""
+
+NOISE_SETTINGS = frozenset({"eta", "s_noise", "noise_sampler", "noise_device"})
+FREE_SETTINGS = frozenset(
+    {
+        *("solver_type", "lower_order_final", "grouping", "thresholding", "max_calls"),
+        *("rtol", "atol", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety"),
+    }
+)
+"""Those that other packs may set in a run, where the sampler has them; see `_signature`."""
 
 SCHEDULER_NAMES = {
     "dpm_solver_log_snr": "logSNR",
@@ -84,7 +94,7 @@ def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.
     cfg_pp = settings.pop("cfg_pp", False)
     if function in TRIED:
         _try_out(function, settings, cfg_pp)
-    return comfy.samplers.KSAMPLER(with_host_model(function, cfg_pp), settings)
+    return comfy.samplers.KSAMPLER(with_host_model(function, cfg_pp, settings), settings)
 
 
 def _try_out(function: Callable[..., Any], settings: dict[str, Any], cfg_pp: bool) -> None:
@@ -108,11 +118,16 @@ def _try_out(function: Callable[..., Any], settings: dict[str, Any], cfg_pp: boo
         )
 
 
-def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
+def with_host_model(
+    function: Callable[..., Any], cfg_pp: bool = False, settings: Mapping[str, Any] | None = None
+) -> Callable[..., Any]:
     """A sampler function as the host calls it: what depends on the model comes from the model.
 
     That is its schedule; for CFG++, the unconditional predictions; and where the solver can,
     lowering of long steps on flows and with noise.
+
+    Args:
+        settings: what the host will call it with, besides those of a `partial`.
     """
 
     solver = function.func if isinstance(function, partial) else function
@@ -135,7 +150,24 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
             return function(model, x, sigmas, extra_args, callback, disable, **settings)
 
     sample.solver = (function, cfg_pp)  # type: ignore[attr-defined]  # see solver_of
+    sample.__signature__ = _signature(function, settings or {})  # type: ignore[attr-defined]
     return sample
+
+
+def _signature(function: Callable[..., Any], settings: Mapping[str, Any]) -> inspect.Signature:
+    """What other packs may set in a run, which they read off a sampler function's signature.
+
+    Some set all that is shown, at values of their own. So what makes a sampler another one is not
+    shown: noise where the sampler adds none, and what was chosen by its name or in its node.
+    """
+    chosen = {**getattr(function, "keywords", {}), **settings}
+    free = (NOISE_SETTINGS if "eta" in chosen else frozenset()) | FREE_SETTINGS - chosen.keys()
+    shown = [
+        parameter.replace(default=settings.get(name, parameter.default))
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.KEYWORD_ONLY or name in free
+    ]
+    return inspect.Signature(shown)
 
 
 @contextlib.contextmanager
@@ -156,6 +188,8 @@ def _logged(category: type[Warning]) -> Iterator[None]:
 def solver_of(sampler: Any) -> tuple[Callable[..., Any], bool] | None:
     """Which of `samplers.sample_*` a SAMPLER runs, and whether in its CFG++ form; None: not ours."""
     function = getattr(sampler, "sampler_function", None)
+    if hasattr(function, "__wrapped__"):  # by another pack, which may change what it is called with
+        return None
     solver: tuple[Callable[..., Any], bool] | None = getattr(function, "solver", None)
     return solver if isinstance(solver, tuple) else None
 
