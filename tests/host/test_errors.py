@@ -171,6 +171,18 @@ def test_no_tolerance_at_all(host: Server) -> None:
     assert calls == 0
 
 
+@pytest.mark.parametrize("name", FIXED)
+def test_sigmas_above_a_flows_one(host: Server, name: str) -> None:
+    """As nodes that multiply sigmas make them; the sentence says what to do."""
+    flow = node("ModelSamplingSD3", shift=3.0)
+    message, calls = complaint(
+        host, custom(menu(name), listed("1.05, 0.8, 0.4, 0"), patches=[flow])
+    )
+    assert message.startswith("sigmas[0] is 1.05")
+    assert "at most 1" in message and "scheduler made for this model" in message
+    assert calls == 0
+
+
 def test_an_unfinished_graph(host: Server) -> None:
     graph = custom(node("DPMSolver_2M"), spaced(5))
     del graph["sigmas"]["inputs"]["model"]
