@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from .schedule import NoiseSchedule
+from .schedules.process import NoiseSchedule
 
 NoiseSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`noise_sampler(sigma, sigma_next)` as k-diffusion and the hosts know it."""

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from .exponential import Algorithm, Level, Transition, distance
-from .schedule import NoiseSchedule
+from .coefficients import Algorithm, Level, Transition, distance
+from .schedules.process import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
 

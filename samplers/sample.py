@@ -20,11 +20,9 @@ from typing import Any, cast
 
 import torch
 
-from .adaptive import AdaptiveInfo, Solver, run_adaptive
-from .calibrated import Calibration
 from .checks import at_least, between, one_of
-from .control import AuthorsController, Controller, PIDController
-from .drive import (
+from .coefficients import Algorithm
+from .integrate import (
     Callback,
     Caller,
     Correction,
@@ -33,13 +31,15 @@ from .drive import (
     at_least_float32,
     run,
 )
-from .exponential import Algorithm
-from .multistep import RULES, plan_multistep
 from .noise import BrownianNoise, Noise, NoiseDevice, NoiseSampler, noise_of
 from .plan import Grid, Plan, read_sigmas
-from .recommended import recommended
-from .schedule import NoiseSchedule, VarianceExploding
-from .singlestep import plan_singlestep
+from .schedules.process import NoiseSchedule, VarianceExploding
+from .solvers.adaptive import AdaptiveInfo, Solver, run_adaptive
+from .solvers.fitted import Calibration
+from .solvers.multistep import RULES, plan_multistep
+from .solvers.recommended import recommended
+from .solvers.singlestep import plan_singlestep
+from .solvers.step_size import AuthorsController, Controller, PIDController
 from .thresholding import dynamic_threshold
 
 ALGORITHMS = ("dpmsolver++", "dpmsolver")
