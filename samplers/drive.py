@@ -165,4 +165,5 @@ def run(
                 before = base if correcting else x
                 base, base_sigma = x, step.sigma_next
         del denoised, path
-    return x
+    fresh = plan.steps and plan.steps[-1].outputs
+    return x if fresh else x.clone()  # others hold that x: the caller, the model, the callback
