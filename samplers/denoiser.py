@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .checks import one_of
+from .devices import CPU_FLOAT64
 from .integrate import at_least_float32
 from .schedules.networks import TrainingSchedule
 from .schedules.process import NoiseSchedule
@@ -120,7 +121,7 @@ class NetworkDenoiser:
             )
         if self.keep_unconditional and self.condition is not None and not guided:
             raise ValueError("keep_unconditional needs the unconditional condition: give it.")
-        first = torch.tensor(self.training.sigma_at(self.training.t_start), dtype=torch.float64)
+        first = torch.tensor(self.training.sigma_at(self.training.t_start), **CPU_FLOAT64)
         _, alpha, std = self.training.state(first)
         if not all(weight.isfinite() for weight in PREDICTIONS[self.prediction](alpha, std)):
             raise ValueError(
@@ -155,7 +156,7 @@ class NetworkDenoiser:
             above_zero = log_snr(self.schedule, *ends, intervals, first)
         else:
             above_zero = in_time(sigma_at, t_start, t_end, intervals, TIME_POWERS[spacing])
-        return torch.tensor(above_zero + [0.0] * final_zero, dtype=torch.float64)
+        return torch.tensor(above_zero + [0.0] * final_zero, **CPU_FLOAT64)
 
     def noise(
         self,
@@ -173,7 +174,7 @@ class NetworkDenoiser:
         """
         level = self.training.sigma_at(self.training.t_start) if sigma is None else sigma
         images = [
-            torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed + k))
+            torch.randn(shape[1:], generator=torch.Generator().manual_seed(seed + k), device="cpu")
             for k in range(shape[0])
         ]
         return torch.stack(images).to(device, dtype) * level

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from .devices import as_float64, to_device
 from .noise import Noise
 from .plan import Combination, Plan, Step
 
@@ -87,7 +88,7 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 def levels(x: torch.Tensor, sigmas: Sequence[float]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each sigma as a scalar and as one per image, on the device of x by a single copy."""
-    scalars = torch.tensor(sigmas, dtype=x.dtype).to(x.device, non_blocking=True)
+    scalars = to_device(as_float64(sigmas), x.device, x.dtype)
     batches = scalars.unsqueeze(1).expand(-1, x.shape[0]).contiguous()
     return list(zip(scalars.unbind(), batches.unbind(), strict=True))
 
@@ -164,4 +165,5 @@ def run(
                 before = base if correcting else x
                 base, base_sigma = x, step.sigma_next
         del denoised, path
-    return x
+    fresh = plan.steps and plan.steps[-1].outputs
+    return x if fresh else x.clone()  # others hold that x: the caller, the model, the callback

@@ -117,7 +117,7 @@ def sample_multistep(
             itself; the lower, the more the slope is expected to bend as sigma falls; 0 is log sigma.
 
     Returns:
-        The state at sigmas[-1], shaped like x.
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or two settings don't go together.
@@ -186,7 +186,7 @@ def sample_singlestep(
         s_noise, noise_sampler, noise_device: see `sample_multistep`.
 
     Returns:
-        The state at sigmas[-1], shaped like x.
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
@@ -269,7 +269,7 @@ def sample_calibrated(
         schedule: of the model's kind; by default the calibration's.
 
     Returns:
-        The state at sigmas[-1], shaped like x.
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
 
     Raises:
         ValueError: other sigmas, or a model of another kind.
@@ -358,7 +358,7 @@ def sample_adaptive(
     x = _state(x)
     if len(values) == 1:
         info = AdaptiveInfo(nfe=0, accepted=0, rejected=0, sigmas=list(values))
-        return (x, info) if return_info else x
+        return (x.clone(), info) if return_info else x.clone()
     pid = {"pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff, "accept_safety": accept_safety}
     given: dict[str, Any] = {name: value for name, value in pid.items() if value is not None}
     controller: Controller = PIDController(h_init, **given) if given else AuthorsController(h_init)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..devices import CPU_FLOAT64, as_float64, to_device
 from .process import NoiseSchedule, RectifiedFlow, VarianceExploding
 
 LAMBDA_START = -5.1
@@ -63,7 +64,7 @@ class TrainingSchedule(ABC):
 
     def sigma_at(self, t: float) -> float:
         """sigma of one time, in float64."""
-        return float(self.sigma(torch.tensor(t, dtype=torch.float64)))
+        return float(self.sigma(torch.tensor(t, **CPU_FLOAT64)))
 
 
 class VariancePreserving(TrainingSchedule):
@@ -147,7 +148,7 @@ class DiscreteSchedule(VariancePreserving):
         cls, count: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> DiscreteSchedule:
         """Evenly spaced betas (DDPM, arXiv 2006.11239)."""
-        return cls.from_betas(torch.linspace(beta_start, beta_end, count, dtype=torch.float64))
+        return cls.from_betas(torch.linspace(beta_start, beta_end, count, **CPU_FLOAT64))
 
     @classmethod
     def scaled_linear(
@@ -155,7 +156,7 @@ class DiscreteSchedule(VariancePreserving):
     ) -> DiscreteSchedule:
         """Evenly spaced square roots of beta (latent diffusion, arXiv 2112.10752; SD 1, 2 and XL)."""
         ends = beta_start**0.5, beta_end**0.5
-        return cls.from_betas(torch.linspace(*ends, count, dtype=torch.float64).square())
+        return cls.from_betas(torch.linspace(*ends, count, **CPU_FLOAT64).square())
 
     @classmethod
     def cosine(
@@ -163,7 +164,7 @@ class DiscreteSchedule(VariancePreserving):
     ) -> DiscreteSchedule:
         """alpha^2 = cos^2 of an even angle, betas capped (improved DDPM, arXiv 2102.09672, equation
         17; "squaredcos_cap_v2" in diffusers)."""
-        t = torch.linspace(0.0, 1.0, count + 1, dtype=torch.float64)
+        t = torch.linspace(0.0, 1.0, count + 1, **CPU_FLOAT64)
         alphas_cumprod = torch.cos((t + s) / (1.0 + s) * (math.pi / 2.0)).square()
         return cls.from_betas((1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=max_beta))
 
@@ -199,8 +200,7 @@ class DiscreteSchedule(VariancePreserving):
         return above - 1 + ((depth - low) / (high - low)).clamp(0.0, 1.0)
 
     def _table(self, like: torch.Tensor) -> torch.Tensor:
-        # The copy is not waited for: work that the device still has would end first.
-        return self.log_alphas.to(like.device, like.dtype, non_blocking=True)
+        return to_device(self.log_alphas, like.device, like.dtype)
 
 
 @dataclass(frozen=True)
@@ -327,4 +327,4 @@ def _check_times(training: TrainingSchedule) -> None:
 
 
 def _float64(values: Array) -> torch.Tensor:
-    return torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+    return as_float64(values).detach()

@@ -306,6 +306,8 @@ def run_adaptive(
         caller.report(caller.total - 1, x, scalar, denoised)
         x = denoised.to(x.dtype, copy=True)
         path.append(0.0)
+    if caller.nfe == 0:
+        x = x.clone()  # the caller's own
     if not torch.isfinite(x).all():
         raise RuntimeError(NOT_FINITE.format(path[-1]))
     info = AdaptiveInfo(nfe=caller.nfe, accepted=accepted, rejected=rejected, sigmas=path)

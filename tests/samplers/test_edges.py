@@ -19,6 +19,7 @@ from dpm_solver_nodes.samplers import (
     VarianceExploding,
     sample_adaptive,
     sample_multistep,
+    sample_recommended,
     sample_singlestep,
 )
 from dpm_solver_nodes.tests.support.mixture import Mixture, Sampler, difference, start
@@ -376,6 +377,27 @@ def test_no_tensor_that_was_handed_over_ever_changes(dtype: torch.dtype, sampler
     sigmas = keep(torch.tensor([*VE_SIGMAS, 0.0]))
     keep(sampler(model, keep(state().to(dtype)), sigmas, callback=callback))
     assert all(torch.equal(tensor, copy) for tensor, copy in kept)
+
+
+@pytest.mark.parametrize(
+    "sampler", [*PLAIN.values(), sample_recommended], ids=[*PLAIN, "recommended"]
+)
+@pytest.mark.parametrize(
+    "sigmas", [[2.0], [0.0], [2.0, 2.0], [2.0, 1.0, 1.0], [2.0, 1.0, 0.0, 0.0], [2.0, 0.0]]
+)
+def test_the_result_may_be_changed_without_harm(sigmas: list[float], sampler: Sampler) -> None:
+    """It shares no memory with what the caller, the model and the callback hold."""
+    held = [state()]
+
+    def model(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        held.extend((x, 0.3 * x))
+        return held[-1]
+
+    def callback(report: dict[str, Any]) -> None:
+        held.extend((report["x"], report["denoised"]))
+
+    result = sampler(model, held[0], sigmas, callback=callback, disable=True)
+    assert result.data_ptr() not in {tensor.data_ptr() for tensor in held}
 
 
 @all_samplers
