@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ import comfy.samplers
 import torch
 
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
-from ..samplers.adaptive import MaxCallsWarning
 from ..samplers.catalog import CATALOG
 from ..samplers.checks import at_least, one_of
 from ..samplers.recommended import recommended
@@ -85,24 +82,13 @@ def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.
 
 
 def _try_out(function: Callable[..., Any], settings: dict[str, Any], cfg_pp: bool) -> None:
-    """A step on a single number: what is wrong with the settings is told by the node they are set in.
-
-    Otherwise the first to tell would be the node that samples.
+    """A list of one sigma, which takes no step: the node that a setting is made in tells what is wrong
+    with it. Otherwise the first to tell would be the node that samples.
     """
-    # A noise sampler is made for the latent's shape, and not for one number.
-    settings = {name: value for name, value in settings.items() if name != "noise_sampler"}
     if cfg_pp:
         settings["unconditional"] = lambda: torch.zeros(1, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MaxCallsWarning)
-        function(
-            lambda x, sigma, **_: torch.zeros_like(x),
-            torch.zeros(1, 1),
-            torch.tensor([1.0, 0.9]),
-            {"seed": 0},
-            disable=True,
-            **settings,
-        )
+    x = torch.zeros(1, 1)
+    function(lambda x, sigma: x, x, torch.tensor([1.0]), disable=True, **settings)
 
 
 def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
@@ -128,8 +114,7 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         if cfg_pp:
             extra_args, settings["unconditional"] = _unconditional(extra_args or {})
         _remark(solver, model_sampling, sigmas)
-        with _logged(MaxCallsWarning) if solver is sample_adaptive else contextlib.nullcontext():
-            return function(model, x, sigmas, extra_args, callback, disable, **settings)
+        return function(model, x, sigmas, extra_args, callback, disable, **settings)
 
     sample.solver = (function, cfg_pp)  # type: ignore[attr-defined]  # see solver_of
     return sample
@@ -149,21 +134,6 @@ def _remark(solver: Callable[..., Any], model_sampling: Any, given: torch.Tensor
                 "for them set the scheduler to dpm_solver_recommended, or connect the SIGMAS of "
                 "DPM++ (recommended)."
             )
-
-
-@contextlib.contextmanager
-def _logged(category: type[Warning]) -> Iterator[None]:
-    """Warnings of this kind go to the host's log; all others go where they would."""
-    with warnings.catch_warnings(record=True) as caught:
-        try:
-            yield
-        finally:
-            later = list(caught)
-    for one in later:
-        if issubclass(one.category, category):
-            logging.warning(f"DPM-Solver Adaptive: {one.message}")
-        else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def solver_of(sampler: Any) -> tuple[Callable[..., Any], bool] | None:
