@@ -293,7 +293,7 @@ def sample_adaptive(
         pcoeff, icoeff, dcoeff, accept_safety: giving any of them selects k-diffusion's PID controller
             (its defaults 0, 1, 0, 0.81) in place of the authors'.
         max_calls: never exceeded. When it runs short, the rest of the way is taken in the calls that
-            are left, with a RuntimeWarning.
+            are left, with one warning in the log.
         callback: its i follows the way done in lambda_, from 0 to len(sigmas) - 2.
         return_info: return (x, info), info with nfe, accepted, rejected and sigmas.
         eta, s_noise, noise_sampler, noise_device: as the other samplers have them; eta must be 0, and
