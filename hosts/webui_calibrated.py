@@ -5,6 +5,7 @@ DPM-Solver Calibrate in ComfyUI makes them. Each is a sampler that brings its ow
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ..samplers.drive import Callback
 from ..samplers.sample import sample_calibrated
 from .webui_sigmas import noise_schedule
 
+LOG = logging.getLogger("dpm_solver_nodes")
+
 FOLDER, PATTERN = "dpm_solver", "*.safetensors"
 
 SAME_START = 0.01
@@ -28,9 +31,37 @@ KINDS = {"is_sd1": "BaseModel", "is_sd2": "BaseModel", "is_sdxl": "SDXL", "is_sd
 
 
 def calibrations() -> dict[str, Path]:
-    """The files there are, by the name of their sampler, which must hold no space."""
-    found = sorted((Path(paths.models_path) / FOLDER).glob(PATTERN))
-    return {f"DPM-Solver(calibrated-{'_'.join(path.stem.split())})": path for path in found}
+    """The calibration files that can be used, by the name of their sampler.
+
+    Each file has a name of its own, whatever the host does with names: a file whose name needs no
+    change keeps it, and others that would be called the same are numbered. A file that can't be used
+    is left out, and the log says why.
+    """
+    found: dict[str, Path] = {}
+    taken: set[str] = set()
+    there = sorted((Path(paths.models_path) / FOLDER).glob(PATTERN))
+    for path in sorted(there, key=lambda path: label_of(path) != path.stem):
+        try:
+            files.load(path)
+        except ValueError as error:
+            LOG.warning("No sampler is made of a calibration: %s", error)
+            continue
+        label, number = label_of(path), 2
+        while label.casefold() in taken:  # the host finds samplers by lower case, too
+            label, number = f"{label_of(path)}_{number}", number + 1
+        taken.add(label.casefold())
+        found[f"DPM-Solver(calibrated-{label})"] = path
+    return dict(sorted(found.items()))
+
+
+def label_of(path: Path) -> str:
+    """A file's name as part of a sampler's.
+
+    It holds no space, before which the host splits off a schedule type, no comma, at which X/Y/Z plot
+    splits its values, and nothing that can't be printed or encoded.
+    """
+    kept = (char if char.isprintable() and char != "," else " " for char in path.stem)
+    return "_".join("".join(kept).split())
 
 
 class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.util
 import sys
@@ -499,8 +500,8 @@ def calibration(model: Model, calls: int = 6, fitted: Fitted = Fitted()) -> Cali
     return Calibration(kind, tuple(sigmas), steps, fitted)
 
 
-def save(host: Host, found: Calibration) -> Path:
-    path = Path(host.paths.models_path) / "dpm_solver" / "My cat karras.safetensors"
+def save(host: Host, found: Calibration, name: str = "My cat karras") -> Path:
+    path = Path(host.paths.models_path) / "dpm_solver" / f"{name}.safetensors"
     path.unlink(missing_ok=True)
     files.save(found, path)
     host.load()
@@ -552,9 +553,61 @@ def test_what_does_not_fit_a_calibration_is_said_in_a_sentence(host: Host) -> No
     save(host, calibration(Model()))
     with pytest.raises(ValueError, match=r"starts at sigma 14\.61, and the loaded model at 29\.2"):
         host.run(CALIBRATED, steps=6)
-    path.write_bytes(b"nothing of the kind")
+    path.write_bytes(b"nothing of the kind")  # since it was listed
     with pytest.raises(ValueError, match="no calibration that can be used"):
         host.run(CALIBRATED, steps=6)
-    path.unlink()
+
+
+def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = save(host, calibration(host.shared.sd_model))
+    content = good.read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "large": content + bytes(1 << 20),
+        "other format": content.replace(b"dpm_solver_calibration", b"dpm_solver_calibratiom"),
+        "later version": content.replace(b'"version":"1"', b'"version":"9"'),
+    }
+    for name, changed in damaged.items():
+        good.with_name(f"{name}.safetensors").write_bytes(changed)
+    good.with_name("link.safetensors").symlink_to(good.with_name("gone"))
+    good.with_name("folder.safetensors").mkdir()
+    caplog.clear()
     host.load()
-    assert host.listed == HOSTS_OWN + NAMES
+    assert host.listed == [*HOSTS_OWN, *NAMES, CALIBRATED]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == len({*damaged, "link", "folder"})
+    for name in (*damaged, "link", "folder"):
+        assert sum(f"{name}.safetensors" in line for line in lines) == 1, name
+    assert not any("\n" in line for line in lines)
+
+
+NAMED = {
+    "a_b": "a_b",
+    "A B": "A_B_2",  # the host finds names by lower case, too
+    "a  b": "a_b_3",
+    "a b": "a_b_4",
+    "a, b": "a_b_5",
+    "one,two,three": "one_two_three",
+    "line\nbreak": "line_break",
+    "größer (v2) #1": "größer_(v2)_#1",
+}
+"""A file's name -> its sampler's, in parentheses."""
+
+
+def test_each_file_is_a_sampler_of_its_own_whatever_its_name(host: Host) -> None:
+    model = host.shared.sd_model
+    calls = dict(zip(NAMED, range(5, 30), strict=False))
+    for name in NAMED:
+        save(host, calibration(model, calls[name]), name)
+    listed = host.listed[len(HOSTS_OWN + NAMES) :]
+    assert sorted(listed) == sorted(f"DPM-Solver(calibrated-{name})" for name in NAMED.values())
+    assert len({name.lower() for name in listed}) == len(listed)
+    for file, label_ in NAMED.items():
+        name = f"DPM-Solver(calibrated-{label_})"
+        name.encode()
+        [field] = next(csv.reader([name], skipinitialspace=True))  # as X/Y/Z plot reads its values
+        text = host.processing.infotext(host.run(field, steps=calls[file])[1])
+        assert text["Sampler"] == name
