@@ -249,6 +249,41 @@ def test_a_name_that_was_looked_for_before_loading_is_found_after(empty_host: Ho
     assert empty_host.sd_samplers.get_sampler_and_scheduler(TWO_M, None)[0] == TWO_M
 
 
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["sd_schedulers"],  # AUTOMATIC1111 before 1.9, early Forge Classic
+        ["sd_schedulers", "sd_samplers_kdiffusion"],  # SD.Next
+    ],
+)
+def test_a_host_that_cannot_be_served_gets_one_sentence(
+    empty_host: Host,
+    lacking: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys.modules["modules"], "__path__", [])
+    for module in lacking:
+        monkeypatch.delattr(sys.modules["modules"], module)
+        monkeypatch.delitem(sys.modules, f"modules.{module}")
+    before = empty_host.listed
+    empty_host.load()
+    assert empty_host.listed == before
+    assert not empty_host.script_callbacks.before_ui
+    [record] = caplog.records
+    assert record.exc_info is None
+    assert f"cannot import name '{lacking[-1]}'" in record.getMessage()
+    assert "use AUTOMATIC1111 1.9 or newer, Forge, reForge or Forge Neo." in record.getMessage()
+
+
+def test_a_fault_of_our_own_is_not_taken_for_the_hosts(
+    empty_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match="safetensors"):
+        empty_host.load()
+
+
 # --- sampling ------------------------------------------------------------------------------------
 
 
