@@ -223,6 +223,25 @@ def test_every_sampler_and_spacing_comes_once_and_after_the_hosts(host: Host) ->
     assert len(host.script_callbacks.before_ui) == 1
 
 
+def test_a_list_of_all_schedulers_and_those_to_hide_are_kept(empty_host: Host) -> None:
+    """Forge Neo's: settings and presets offer all, and the panel those that are not hidden."""
+    module = empty_host.sd_schedulers
+    module.all_schedulers = list(module.schedulers)
+    empty_host.shared.opts.data["hide_schedulers"] = ["DPM-Solver log-SNR", "Karras"]
+    for _ in range(2):
+        empty_host.load()
+        ours = [one.name for one in module.all_schedulers[5:]]
+        assert ours == [
+            "dpm_solver_log_snr",
+            "dpm_solver_time_uniform",
+            "dpm_solver_time_quadratic",
+            "dpm_solver_recommended",
+        ]
+        assert [one.name for one in module.schedulers[5:]] == ours[1:]
+    _, p = empty_host.run(TWO_M, steps=5)  # "Automatic" stands for it all the same
+    assert p.extra_generation_params["Schedule type"] == "DPM-Solver log-SNR"
+
+
 def test_loading_leaves_no_generic_name_behind(host: Host) -> None:
     assert sys.modules["dpm_solver_webui"].__file__ == str(ROOT / "__init__.py")
     generic = {"nodes", "samplers", "hosts", "lab", "scripts"}
