@@ -72,20 +72,21 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         path: its file, read anew for each run.
 
     Raises:
-        ValueError: the file is damaged, or was made for another kind of model.
+        ValueError: the file is damaged.
     """
 
     def __init__(self, name: str, path: Path, sd_model: Any) -> None:
         self.name, self.calibration = name, files.load(path)
         super().__init__(self._sample, sd_model)
-        check(self.calibration, name, self.model_wrap, sd_model)
 
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
         """The calibration's own, whatever the panel's schedule; image to image takes the last of them.
 
         Raises:
-            ValueError: another number of steps is asked for.
+            ValueError: another number of steps is asked for, or the file was made for another kind of
+                model, which is known only now: reForge may have changed it.
         """
+        check(self.calibration, self.name, self.model_wrap)
         calls = self.calibration.calls
         if steps != calls:
             raise ValueError(
@@ -119,10 +120,11 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         )
 
 
-def check(calibration: Calibration, name: str, model_wrap: Any, sd_model: Any) -> None:
-    """Raise ValueError where a calibration was made for another kind of model."""
+def check(calibration: Calibration, name: str, model_wrap: Any) -> None:
+    """Raise ValueError if a calibration was made for another kind of model."""
     calibration.fits(noise_schedule(model_wrap))
-    kind = next((kind for mark, kind in KINDS.items() if getattr(sd_model, mark, False)), "")
+    model = model_wrap.inner_model
+    kind = next((kind for mark, kind in KINDS.items() if getattr(model, mark, False)), "")
     made_for = calibration.fitted.model
     if kind and made_for and kind != made_for:
         raise ValueError(

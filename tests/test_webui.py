@@ -68,11 +68,27 @@ def flow_table(shift: float = 3.0) -> torch.Tensor:
     return shift * times / (1 + (shift - 1) * times)
 
 
+class AddsDiffusionNoise:
+    """A host's model of noise: the part that says how it is added."""
+
+    def noise_scaling(self, sigma: Any, noise: Any, image: Any, max_denoise: bool = False) -> Any:
+        return sigma * noise + image
+
+
+class AddsFlowNoise:
+    def noise_scaling(self, sigma: Any, noise: Any, image: Any, max_denoise: bool = False) -> Any:
+        return sigma * noise + (1.0 - sigma) * image
+
+
 class Wrap:
     """k-diffusion's denoiser, as AUTOMATIC1111 has it: times are fractions of the table's places."""
 
-    def __init__(self, sigmas: torch.Tensor, sd_model: Any) -> None:
+    predictor: Any
+
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
         self.sigmas, self.inner_model = sigmas, sd_model
+        if flow:
+            sd_model.model = SimpleNamespace(model_sampling=AddsFlowNoise())
 
     def get_sigmas(self, n: int) -> torch.Tensor:
         places = torch.linspace(len(self.sigmas) - 1, 0, n).round().long()
@@ -81,18 +97,37 @@ class Wrap:
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(self.sigmas, sigma).float()
 
+    def nearest(self, sigma: torch.Tensor) -> torch.Tensor:
+        return (sigma.log() - self.sigmas.log()[:, None]).abs().argmin(0)
+
 
 class ForgeWrap(Wrap):
     """Forge's stand-in for it: times of diffusion models are whole numbers."""
 
-    def __init__(self, sigmas: torch.Tensor, sd_model: Any, prediction_type: str) -> None:
-        super().__init__(sigmas, sd_model)
-        self.predictor = SimpleNamespace(prediction_type=prediction_type)
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
+        self.sigmas, self.inner_model = sigmas, sd_model
+        self.predictor = AddsFlowNoise() if flow else AddsDiffusionNoise()
 
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
-        if self.predictor.prediction_type == "const":
-            return sigma
-        return (sigma.log() - self.sigmas.log()[:, None]).abs().argmin(0)
+        return sigma if isinstance(self.predictor, AddsFlowNoise) else self.nearest(sigma)
+
+
+class ReForgeWrap(Wrap):
+    """reForge's: k-diffusion's, and for flows a denoiser of its own, which samples at any time."""
+
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
+        self.sigmas, self.inner_model = sigmas, sd_model
+        if flow:
+            self.model_sampling = AddsFlowNoise()
+        patched = SimpleNamespace(model=SimpleNamespace(model_sampling=AddsDiffusionNoise()))
+        sd_model.forge_objects = SimpleNamespace(unet=patched)
+
+    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+        flow = hasattr(self, "model_sampling")
+        return self.nearest(sigma) if flow else super().sigma_to_t(sigma)
+
+
+WRAPS: dict[str, type[Wrap]] = {"Forge": ForgeWrap, "AUTOMATIC1111": Wrap, "reForge": ReForgeWrap}
 
 
 class Model:
@@ -100,17 +135,17 @@ class Model:
 
     Args:
         prediction: Forge's word for it, of which "const" is a flow.
+        host: a key of WRAPS.
     """
 
     shape = (4, 4, 4)
 
-    def __init__(self, prediction: str = "epsilon", forge: bool = True) -> None:
+    def __init__(self, prediction: str = "epsilon", host: str = "Forge") -> None:
         flow = prediction == "const"
-        self.is_sd1, self.is_sd3 = not flow, flow
+        self.is_sd1 = not flow or host == "reForge"
         self.schedule: NoiseSchedule = RectifiedFlow() if flow else VarianceExploding()
         self.mixture = Mixture(self.schedule, dtype=torch.float32)
-        table = flow_table() if flow else diffusion_table()
-        self.model_wrap = ForgeWrap(table, self, prediction) if forge else Wrap(table, self)
+        self.model_wrap = WRAPS[host](flow_table() if flow else diffusion_table(), self, flow)
 
     @property
     def calls(self) -> int:
@@ -124,8 +159,8 @@ class Model:
 
 
 KINDS = {
-    f"{host} {prediction}": (prediction, host == "Forge")
-    for host in ("Forge", "AUTOMATIC1111")
+    f"{host} {prediction}": (prediction, host)
+    for host in WRAPS
     for prediction in ("epsilon", "v_prediction", "const")
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -307,7 +342,7 @@ def test_a_fault_of_our_own_is_not_taken_for_the_hosts(
 
 
 @every_kind
-def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, bool]) -> None:
+def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, str]) -> None:
     for name in FIXED:
         model = host.use(Model(*kind))
         latents, p = host.run(name, steps=9)
@@ -324,7 +359,7 @@ def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, bool]) 
 
 
 @every_kind
-def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, bool]) -> None:
+def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, str]) -> None:
     model = host.use(Model(*kind))
     flow = kind[0] == "const"
     noise = torch.randn(model.shape, generator=torch.Generator().manual_seed(1))[None]
@@ -458,7 +493,7 @@ def test_a_reload_keeps_what_the_user_set(host: Host) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 10, 200])
 @every_kind
 def test_adaptive_is_shown_as_the_panels_steps(
-    host: Host, kind: tuple[str, bool], steps: int
+    host: Host, kind: tuple[str, str], steps: int
 ) -> None:
     model = host.use(Model(*kind))
     _, p = host.run(ADAPTIVE, steps=steps, scheduler="DPM-Solver log-SNR")
@@ -498,7 +533,7 @@ def test_interrupt_and_skip_end_it_within_one_model_call(host: Host, button: str
     "name", ["log-SNR", "uniform time", "quadratic time", "recommended"], ids=str.split
 )
 def test_schedulers_give_one_more_sigma_than_steps(
-    host: Host, kind: tuple[str, bool], name: str
+    host: Host, kind: tuple[str, str], name: str
 ) -> None:
     wrap = Model(*kind).model_wrap
     scheduler = host.sd_schedulers.schedulers_map[f"DPM-Solver {name}"]
@@ -528,7 +563,22 @@ def test_recommended_sigmas_are_the_models_own_where_the_host_rounds_its_time(ho
         expected = recommended_sigmas(model.schedule, ends[1], ends[0], 10)
         assert sigmas.tolist() == pytest.approx(expected, rel=0.05)
         rounded = all(sigma in table for sigma in sigmas[1:-2])
-        assert rounded == (kind == ("epsilon", True) or kind == ("v_prediction", True))
+        assert rounded == (kind[1] == "Forge" and kind[0] != "const"), kind
+
+
+def test_a_model_that_may_be_a_flow_or_not_is_refused_in_a_sentence(host: Host) -> None:
+    model = host.use(Model("const"))
+    del model.model_wrap.predictor
+    for scheduler in ("Karras", "DPM-Solver recommended", "Automatic"):
+        with pytest.raises(ValueError, match="can't tell whether this model is a flow or a diff"):
+            host.run(TWO_M, steps=5, scheduler=scheduler)
+    assert model.calls == 0
+    model.model_wrap.sigmas = model.model_wrap.sigmas * 10  # a flow's end at 1
+    model.model_wrap.predictor = AddsFlowNoise()
+    with pytest.raises(
+        ValueError, match=r"its largest sigma is 10 and it adds noise in its own way"
+    ):
+        host.run(TWO_M, steps=5)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "const"])
@@ -563,7 +613,7 @@ def save(host: Host, found: Calibration, name: str = "My cat karras") -> Path:
 
 
 @every_kind
-def test_a_calibration_is_a_sampler_with_its_own_sigmas(host: Host, kind: tuple[str, bool]) -> None:
+def test_a_calibration_is_a_sampler_with_its_own_sigmas(host: Host, kind: tuple[str, str]) -> None:
     model = host.use(Model(*kind))
     found = calibration(model)
     save(host, found)
