@@ -505,6 +505,23 @@ def test_adaptive_is_shown_as_the_panels_steps(
     assert steps < 10 or len(set(seen)) >= 5
 
 
+@every_kind
+def test_the_text_says_how_many_calls_an_adaptive_run_took(
+    host: Host, kind: tuple[str, str]
+) -> None:
+    took = "DPM-Solver model calls"
+    model = host.use(Model(*kind))
+    _, p = host.run(ADAPTIVE, steps=7)
+    assert host.processing.infotext(p)[took] == str(model.calls)
+    first = model.calls
+    p.is_hr_pass = True
+    host.processing.process(p)
+    text = host.processing.infotext(p)
+    assert (text[took], text[f"Hires {took}"]) == (str(first), str(model.calls - first))
+    for name in FIXED:
+        assert took not in host.run(name, steps=7)[1].extra_generation_params
+
+
 @pytest.mark.parametrize("button", ["interrupted", "skipped"])
 def test_interrupt_and_skip_end_it_within_one_model_call(host: Host, button: str) -> None:
     for name in NAMES:
@@ -522,6 +539,8 @@ def test_interrupt_and_skip_end_it_within_one_model_call(host: Host, button: str
         latents, p = host.run(name, steps=12)
         setattr(host.shared.state, button, False)
         assert model.calls == 4, name
+        if "adaptive" in name:
+            assert p.extra_generation_params["DPM-Solver model calls"] == 4, name
         assert latents is p.sampler.last_latent, name
 
 
