@@ -31,7 +31,7 @@ def load_pack() -> None:
 
 load_pack()
 try:
-    webui = importlib.import_module(f"{PACK}.hosts.webui")
+    menus = importlib.import_module(f"{PACK}.hosts.webui.menus")
 except ImportError as error:
     if (error.name or "").partition(".")[0] != HOST:
         raise
@@ -41,4 +41,4 @@ except ImportError as error:
         error,
     )
 else:
-    webui.register()
+    menus.register()
