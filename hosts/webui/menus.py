@@ -57,7 +57,7 @@ def _register_samplers() -> None:
     ours = [_sampler_data(entry) for entry in CATALOG if not entry.cfg_pp]
     ours += [
         sd_samplers_common.SamplerData(
-            name, partial(CalibratedSampler, name, path), [], {MARK: path.name}
+            name, partial(CalibratedSampler, name, path), [], {MARK: name}
         )
         for name, path in calibrations().items()
     ]
