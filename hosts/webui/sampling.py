@@ -21,6 +21,9 @@ from .sigmas import noise_schedule
 
 Sampler = Callable[..., torch.Tensor]
 
+CALLS, CALLS_HIRES = "DPM-Solver model calls", "Hires DPM-Solver model calls"
+"""In the text of an image that was made adaptively; permanent."""
+
 
 def function_of(entry: Entry) -> Sampler:
     """The function of an entry of the catalogue."""
@@ -88,7 +91,7 @@ def run(
 
 
 def write(model: Any, text: Mapping[str, Any]) -> None:
-    """Add to the text of the images that are being made; all that a run depends on belongs there."""
+    """Add to the text of the images being made: all that a run depends on, and what it took."""
     processing = getattr(model, "p", None)
     if processing is not None:
         processing.extra_generation_params.update(text)
@@ -99,17 +102,22 @@ class Paced:
 
     The host counts calls: its bars would overflow, and the refiner and changes of prompt come far too
     early. Here each step of the panel is reported once, and begins when the run has come that far.
+    The image's text says how many calls it took.
     """
 
     def __init__(self, model: Denoiser, callback: Callback | None) -> None:
         self.model: Any = model
         self.callback = callback
+        self.calls = 0
         self.reported = -1
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
         # The first step's number comes with the first call, however short the way it made.
         self.model.step = self.reported + 1 if self.reported > 0 else 0
         denoised: torch.Tensor = self.model(x, sigma, **extra_args)
+        self.calls += 1
+        hires = getattr(getattr(self.model, "p", None), "is_hr_pass", False)
+        write(self.model, {CALLS_HIRES if hires else CALLS: self.calls})
         return denoised
 
     def report(self, state: Mapping[str, Any]) -> None:
