@@ -40,7 +40,7 @@ async def comfy_entrypoint() -> Any:
 
 
 def _menus() -> list[Any]:
-    from .hosts.comfyui import register_menus
+    from .hosts.comfyui.sampling import register_menus
 
     register_menus()
     return []
@@ -59,7 +59,7 @@ def _nodes() -> list[Any]:
 
 
 def _lab() -> list[Any]:
-    from .hosts.comfyui_calibrate import register_folder
+    from .hosts.comfyui.calibrate import register_folder
     from .nodes_lab import NODES
 
     register_folder()

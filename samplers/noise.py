@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from .schedule import NoiseSchedule
+from .devices import to_device
+from .schedules.process import NoiseSchedule
 
 NoiseSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`noise_sampler(sigma, sigma_next)` as k-diffusion and the hosts know it."""
@@ -93,8 +94,7 @@ class BrownianNoise:
             first, last = (first, first + 1) if first < 0 else (first - 1, first)
         increments = [path(first * RESOLUTION, last * RESOLUTION) for path in self.paths]
         scale = math.copysign(1.0, end - start) / math.sqrt((last - first) * RESOLUTION)
-        noise = torch.stack(increments).mul_(scale).to(self.dtype)
-        return noise.to(self.device, non_blocking=True)
+        return to_device(torch.stack(increments).mul_(scale), self.device, self.dtype)
 
     def time(self, sigma: float) -> int:
         """The path's time, in multiples of its resolution."""

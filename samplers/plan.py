@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import torch
 
-from .exponential import Algorithm, Level, Transition, distance
-from .schedule import NoiseSchedule
+from .coefficients import Algorithm, Level, Transition, distance
+from .devices import as_float64
+from .schedules.process import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
 
@@ -189,14 +190,13 @@ def read_sigmas(
         ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, or one beyond
             SMALLEST and LARGEST, changes its direction, or lies outside the schedule.
     """
-    if not isinstance(sigmas, torch.Tensor):
-        sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    sigmas = as_float64(sigmas)
     if sigmas.ndim != 1:
         raise ValueError(f"sigmas must be a 1-D list, not of shape {tuple(sigmas.shape)}.")
     limit = schedule.sigma_limit
     values = tuple(
         limit if abs(sigma - limit) < NEARLY_EQUAL else sigma  # a flow's 1, rounded in float32
-        for sigma in sigmas.to(torch.float64).tolist()
+        for sigma in sigmas.tolist()
     )
     if not values:
         raise ValueError("sigmas is empty: a sampler needs at least the sigma it starts from.")
@@ -234,14 +234,16 @@ def read_sigmas(
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked list of sigmas without its repetitions, in the direction of travel.
+    """A checked list of sigmas, and what it comes to without its repetitions.
 
     Attributes:
+        sigmas: the list, in the direction of travel.
         levels: distinct in lambda_ by more than NEARLY_EQUAL, at least one.
         repeats: for each of them, how many more times it stood in the list.
     """
 
-    schedule: NoiseSchedule = field(compare=False)  # plans depend on the levels alone
+    schedule: NoiseSchedule = field(compare=False)  # plans depend on the levels only
+    sigmas: tuple[float, ...] = field(compare=False)
     levels: tuple[Level, ...]
     repeats: tuple[int, ...]
 
@@ -250,7 +252,8 @@ class Grid:
         levels: list[Level] = []
         repeats: list[int] = []
         last = math.nan
-        for sigma in read_sigmas(sigmas, schedule):
+        values = read_sigmas(sigmas, schedule)
+        for sigma in values:
             lambda_ = schedule.lambda_(sigma)
             if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
                 repeats[-1] += 1
@@ -258,7 +261,12 @@ class Grid:
                 levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
                 repeats.append(0)
                 last = lambda_
-        return cls(schedule, tuple(levels), tuple(repeats))
+        return cls(schedule, values, tuple(levels), tuple(repeats))
+
+    @property
+    def calls(self) -> int:
+        """Model calls on the list: one for each sigma but the last."""
+        return len(self.sigmas) - 1
 
     @property
     def intervals(self) -> int:
