@@ -16,6 +16,7 @@ from modules import (
 )
 
 from ...samplers.catalog import CATALOG, Entry
+from ...samplers.solvers.recommended import Recommended
 from .calibrated import CalibratedSampler, calibrations
 from .sampling import function_of
 from .settings import add_settings
@@ -76,7 +77,7 @@ def _register_samplers() -> None:
 
 
 def _sampler_data(entry: Entry) -> Any:
-    recommended = entry.sampler == "recommended"
+    recommended = isinstance(entry.options, Recommended)
     options: dict[str, Any] = {
         MARK: entry.id,
         "scheduler": "dpm_solver_recommended" if recommended else AUTOMATIC,

@@ -7,14 +7,15 @@ the panel's eta and noise reach the samplers that have a use for them, and no ot
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from ...samplers.catalog import SAMPLERS, Entry
+from ...samplers.catalog import Entry
 from ...samplers.integrate import Callback, Denoiser
 from ...samplers.noise import NoiseSampler
-from ..model_settings import with_model_settings
+from ...samplers.sample import sample
 from .settings import chosen
 from .sigmas import noise_schedule
 
@@ -50,8 +51,8 @@ def function_of(entry: Entry) -> Sampler:
     ) -> torch.Tensor:
         # The host leaves out a 1, and pasting its text would then leave the user's own value.
         write(model, {"Eta": eta, "Sigma noise": s_noise})
-        noise = {"eta": eta, "s_noise": s_noise, "noise_sampler": noise_sampler}
-        return run(entry, model, x, sigmas, extra_args, callback, disable, **noise)
+        arguments = (model, x, sigmas, extra_args, callback, disable, noise_sampler)
+        return run(entry, *arguments, eta=eta, s_noise=s_noise)
 
     return sample_sde if entry.stochastic else sample_ode
 
@@ -64,20 +65,29 @@ def run(
     extra_args: Mapping[str, Any] | None,
     callback: Callback | None,
     disable: bool | None,
-    **noise: Any,
+    noise_sampler: NoiseSampler | None = None,
+    **noise: float,
 ) -> torch.Tensor:
     """Run an entry on the host's denoiser, with what its settings page says and its model is."""
-    function = SAMPLERS[entry.sampler]
-    settings = chosen(function, entry.settings)
+    settings = chosen(entry.options)
     write(model, {setting.infotext: setting.value for setting in settings})
-    values = {setting.parameter: setting.value for setting in settings}
+    values: dict[str, Any] = {setting.parameter: setting.value for setting in settings}
     schedule = noise_schedule(model.inner_model)
-    arguments = with_model_settings(function, {**entry.settings, **values, **noise}, schedule)
-    if entry.sampler == "adaptive":
+    options = replace(entry.options, **values | noise).on(schedule)
+    if entry.adaptive:
         paced = Paced(model, callback)
         model, callback = paced, paced.report
-    result: torch.Tensor = function(model, x, sigmas, extra_args, callback, disable, **arguments)
-    return result
+    return sample(
+        options,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        noise_sampler=noise_sampler,
+        schedule=schedule,
+    )
 
 
 def write(model: Any, text: Mapping[str, Any]) -> None:

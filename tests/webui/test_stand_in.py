@@ -46,7 +46,7 @@ def label(id_: str) -> str:
 TWO_M, ADAPTIVE = label("dpm_solver++_2m"), label("dpm_solver++_adaptive_23")
 SDE_2M, SDE_3M = label("sde_dpm_solver++_2m"), label("sde_dpm_solver++_3m")
 NAMES = [label(entry.id) for entry in OFFERED]
-FIXED = [label(entry.id) for entry in OFFERED if entry.sampler != "adaptive"]
+FIXED = [label(entry.id) for entry in OFFERED if not entry.adaptive]
 
 
 # torchsde compares the hosts' float32 ends with the same ones as floats.
