@@ -23,7 +23,6 @@ RECOMMENDED = "recommended"
 SAME_SIGMA = 1e-5
 """How far, relatively, a flow's largest sigma may be from 1: hosts round to float32."""
 
-
 ADDS_NOISE = (
     "predictor",  # Forge, Forge Neo
     "model_sampling",  # reForge's flows
@@ -49,8 +48,8 @@ def is_flow(model_wrap: Any) -> bool:
     if kept == 1.0 or (kept is None and not ends_at_one):
         return False
     raise ValueError(
-        "DPM-Solver can't tell whether this model is a flow or a diffusion model, as its largest "
-        f"sigma is {largest:.4g} and it adds noise in its own way: take one of the host's samplers."
+        "DPM-Solver can't tell whether this model is a flow or a diffusion model from its largest "
+        f"sigma, {largest:.4g}, and how it adds noise: take one of the host's samplers."
     )
 
 
