@@ -35,7 +35,7 @@ SAME_START = 0.01
 
 
 class Times(NamedTuple):
-    """The paper's time of a model: 1 at the noise and near 0 at the image, where hosts have such a one.
+    """The paper's time of a model: 1 at the noise and near 0 at the image, if the host has it so.
 
     Attributes:
         sigma: of a time.

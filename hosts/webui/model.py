@@ -46,8 +46,8 @@ def is_flow(model_wrap: Any) -> bool:
     if kept == 1.0 or (kept is None and not ends_at_one):
         return False
     raise ValueError(
-        "DPM-Solver can't tell whether this model is a flow or a diffusion model, as its largest "
-        f"sigma is {largest:.4g} and it adds noise in its own way: take one of the host's samplers."
+        "DPM-Solver can't tell whether this model is a flow or a diffusion model from its largest "
+        f"sigma, {largest:.4g}, and how it adds noise: take one of the host's samplers."
     )
 
 
