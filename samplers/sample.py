@@ -121,7 +121,6 @@ def sample_multistep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or two settings don't go together.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     grid, plan = _multistep_plan(
         sigmas,
@@ -190,7 +189,6 @@ def sample_singlestep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     settings = (_algorithm(algorithm), _order(order, ORDERS), _solver_type(solver_type))
     one_of("grouping", grouping, GROUPINGS)
