@@ -217,7 +217,9 @@ def run(
 
     best: list[Calibration] = []
 
-    def on_model(denoiser: Any, starts: torch.Tensor, extra_args: Any) -> None:
+    def on_model(
+        denoiser: Any, starts: torch.Tensor, device: torch.device, extra_args: Any
+    ) -> None:
         result.append(
             calibrate.calibrate(
                 partial(denoiser, **extra_args),
@@ -229,6 +231,7 @@ def run(
                 rivals,
                 budget=settings.budget,
                 batch=settings.batch,
+                device=device,
                 fitted=fitted,
                 tick=tick,
                 keep=best.append,
@@ -288,10 +291,13 @@ def _saved(found: Calibration, name: str) -> str:
 def _sample(
     guider: Any, latent: Mapping[str, Any], settings: Settings, sigma_max: float, function: Any
 ) -> None:
-    """Have the host load the model, and call `function(denoiser, starts, extra_args)` with it.
+    """Have the host load the model, and call `function(denoiser, starts, device, extra_args)` with it.
 
-    The starts are one noise per seed, as the host scales it. The host is shown no more images than
-    one model call has, as it makes room for as many.
+    The starts are one noise per seed, as the host scales it, in the main memory. The host is shown no
+    more images than one model call has, as it makes room for as many.
+
+    Raises:
+        ValueError: the latent has several parts, or the noises are too many for the main memory.
     """
     samples = latent["samples"]
     if samples.is_nested:
@@ -300,19 +306,22 @@ def _sample(
             "of video alone."
         )
     one = torch.zeros_like(fitting_latent(guider.model_patcher, latent, samples[:1]))
+    calibrate.check_memory(one.numel(), settings.seeds, settings.held_out)
     count = settings.seeds + settings.held_out
     noise = torch.cat([comfy.sample.prepare_noise(one, settings.seed + k) for k in range(count)])
 
     def on_model(
         denoiser: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: Any, **_: Any
     ) -> torch.Tensor:
-        scaled = guider.model_patcher.get_model_object("model_sampling").noise_scaling(
-            sigmas[0], noise.to(x), torch.zeros_like(noise).to(x), max_denoise=True
-        )
-        function(denoiser, scaled, extra_args)
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        for part in noise.split(settings.batch):  # in place: there may be many
+            on_device = part.to(x)
+            none = torch.zeros_like(on_device)
+            part.copy_(model_sampling.noise_scaling(sigmas[0], on_device, none, max_denoise=True))
+        function(denoiser, noise, x.device, extra_args)
         return x
 
-    shown = noise[: settings.batch]
+    shown = noise[: settings.batch].clone()
     guider.sample(
         shown,
         torch.zeros_like(shown),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import weakref
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import safetensors.torch
 import torch
 
 from dpm_solver_nodes.benchmarks.digits import FLOW_SHIFT, denoiser, distance, noise
+from dpm_solver_nodes.benchmarks.overhead import Alive
 from dpm_solver_nodes.lab import calibrate, files
 from dpm_solver_nodes.samplers import (
     NoiseSchedule,
@@ -186,6 +188,101 @@ def test_one_call_and_one_noise_will_do() -> None:
         denoiser(False), starts(VE, 1), starts(VE, 1, 1), VE, (14.6, 5.0, 1.0, 0.1), 1, {}
     )
     assert found.calibration.sigmas == (14.6, 0.0)
+
+
+class OnDevice(torch.Tensor):
+    """A tensor of a device with a memory of its own, like a Mac's without float64.
+
+    What is made of one is another, until it is brought to the CPU.
+    """
+
+    alive: ClassVar[dict[int, weakref.ref[torch.Tensor]]] = {}
+    peak: ClassVar[int] = 0
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name, given = getattr(func, "__name__", ""), (*args, *(kwargs or {}).values())
+        if name == "double" or (name in ("to", "type") and torch.float64 in given):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        result = super().__torch_function__(func, types, args, kwargs)
+        if name == "cpu" or (name == "to" and torch.device("cpu") in given):
+            return result.as_subclass(torch.Tensor)
+        if isinstance(result, cls):
+            cls.alive[id(result)] = weakref.ref(result)
+            found = [one for one in (each() for each in cls.alive.values()) if one is not None]
+            storages = {one.data_ptr(): one.untyped_storage().nbytes() for one in found}
+            cls.peak = max(cls.peak, sum(storages.values()))
+        return result
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_more_than_a_batch_is_on_the_device(batch: int) -> None:
+    """Nor anything in float64 there."""
+    OnDevice.alive.clear()
+    OnDevice.peak = 0
+    plain = denoiser(False)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return plain(x.double(), sigma).float().as_subclass(OnDevice) * 1.0
+
+    sigmas = calibrate.candidates(VE, *ENDS[VE], 20)
+    noises = [starts(VE, n, n).float().as_subclass(OnDevice) for n in (12, 6)]
+    found = calibrate.calibrate(model, *noises, VE, sigmas, 3, rivals(VE, 3), batch=batch)
+    assert found.best == calibrate.CALIBRATED
+    given, image = sum(one.nbytes for one in noises), noises[0].nbytes // 12
+    assert 0 < OnDevice.peak <= given + 4 * batch * image
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, batch, points, shape = 32, 2, 20, (4, 24, 24)
+    monkeypatch.setattr(calibrate, "MOST_NUMBERS_OF_ALL", 64 * seeds)
+    sigmas = calibrate.candidates(VE, *ENDS[VE], points)
+    generator = torch.Generator().manual_seed(0)
+    noises = [ENDS[VE][0] * torch.randn(n, *shape, generator=generator) for n in (seeds, 4)]
+    size, states = noises[0][0].nbytes, 4 * (points + 1) * seeds * 64
+    with Alive() as alive:
+        others = rivals(VE, 4)
+        calibrate.calibrate(gaussian, *noises, VE, sigmas, 4, others, batch=batch, budget=1400)
+    # The noises were there before.
+    few = 2**18 + 16 * batch * size
+    assert alive.peak <= seeds * size * (calibrate.SLOPES + 3) + states + few
+
+
+def test_a_search_keeps_few_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "STATES_BYTES", 2**17)
+    model = calibrate.Model(denoiser(False), 8, lambda *_: None)
+    records = calibrate.teach(model, starts(VE, 6), calibrate.candidates(VE, *ENDS[VE], 40), VE)
+    surrogate, peaks = calibrate.Surrogate(records, VE, 5), [0]
+
+    def note() -> None:
+        arrays = [(one.x, one.unknown, *one.slopes) for one in surrogate.states.values()]
+        peaks.append(sum(array.nbytes for of_one in arrays for array in of_one))
+
+    calibrate.search(surrogate, (0, 8, 16, 24, 32), note)
+    assert 2**15 < max(peaks) <= 1.1 * 2**17
+
+
+def gaussian(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The exact denoiser of normal data."""
+    return x / (1.0 + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+
+def test_more_noises_than_the_memory_may_hold_are_refused() -> None:
+    largest = 16 * 21 * 90 * 160  # numbers of a video's latent
+    calibrate.check_memory(largest, 20, 8)
+    with pytest.raises(ValueError, match=r"4 GiB of main memory: take at most \d+ seeds") as caught:
+        calibrate.check_memory(largest, 256, 8)
+    most = int(str(caught.value).split("at most ")[1].split()[0])
+    calibrate.check_memory(largest, most, 8)
+    with pytest.raises(ValueError, match="main memory"):
+        calibrate.check_memory(largest, most + 1, 8)
+    model = Counted()
+    huge = torch.empty(1).expand(256, largest)
+    with pytest.raises(ValueError, match="main memory"):
+        calibrate.calibrate(model, huge, huge[:8], VE, (10.0, 1.0, 0.1), 1, {}, budget=10**6)
+    assert model.images == 0
 
 
 # --- when something happens ----------------------------------------------------------------------
