@@ -67,7 +67,7 @@ class DPMSolver_Compare(io.ComfyNode):
                     default="5, 8, 10, 15, 20, 25",
                     tooltip="Numbers of model calls to compare at, with commas between them. A "
                     "sampler that calls the model twice in a step gets half the steps, so that all "
-                    "have the same cost.",
+                    "have the same cost. At most 120 runs: candidates times numbers of calls.",
                 ),
                 io.Int.Input(
                     "reference_calls",
