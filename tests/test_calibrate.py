@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpm_solver_nodes.benchmarks.digits import FLOW_SHIFT, denoiser, distance, noise
 from dpm_solver_nodes.benchmarks.overhead import Alive
@@ -528,6 +530,24 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no sigmas": (packed(sigmas=None), ""),
     "no weights": (packed(weights=None), ""),
     "NaN": (packed(sigmas=torch.tensor([10.0, math.nan, 0.0])), "not finite"),
+    "weights of 1e300": (
+        packed(weights=torch.full((2, 3), 1e300, dtype=torch.float64)),
+        "too large",
+    ),
+    "weights of 0": (packed(weights=torch.zeros(2, 3)), "all weights of step 1 are 0"),
+    "growing": (packed(weights=torch.tensor([[1e6, 1.0, 0.0], [1e6, 1.0, 0.0]])), "without bound"),
+    "sigmas near": (
+        packed(sigmas=torch.tensor([1.0, 1.0 - 1e-9, 0.0], dtype=torch.float64)),
+        "too near",
+    ),
+    "a tiny sigma": (packed(sigmas=torch.tensor([1.0, 1e-30, 0.0])), "range"),
+    "seeds beyond count": (packed({"fitted": json.dumps({"seeds": 10**300})}), "origin"),
+    "NaN guidance": (packed({"fitted": json.dumps({"guidance": math.nan})}), "origin"),
+    "many errors": (
+        packed({"fitted": json.dumps({"errors": dict.fromkeys(map(str, range(99)), 1.0)})}),
+        "origin",
+    ),
+    "float8": (packed(weights=torch.ones(2, 3).to(torch.float8_e4m3fn)), "shape"),
     "infinite": (packed(weights=torch.full((2, 3), math.inf)), "not finite"),
     "rising": (packed(sigmas=torch.tensor([1.0, 10.0, 0.0])), "do not fall"),
     "no zero": (packed(sigmas=torch.tensor([10.0, 1.0, 0.5])), "end at 0"),
@@ -553,6 +573,123 @@ def test_other_files_are_refused_in_a_sentence(content: bytes, word: str, tmp_pa
 
 
 def test_a_folder_or_nothing_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(ValueError, match="is no calibration that can be used"):
+    dangling = tmp_path / "dangling.safetensors"
+    dangling.symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path, tmp_path / "gone", dangling, tmp_path / "eu\udce9"):
+        with pytest.raises(
+            ValueError, match="is no calibration that can be used: it can't"
+        ) as caught:
             files.load(path)
+        str(caught.value).encode()
+
+
+def test_what_a_file_says_of_its_origin_is_shown_plainly(tmp_path: Path) -> None:
+    path = tmp_path / "eu\udce9.safetensors"
+    text = "eu\ud800ler\n" * 100
+    path.write_bytes(packed({"fitted": json.dumps({"model": text, "errors": {text: 0.1}})}))
+    fitted = files.load(path).fitted
+    for shown in (fitted.model, *fitted.errors):
+        shown.encode()
+        assert len(shown.splitlines()) == 1 and len(shown) < 200
+    path.write_bytes(packed({"version": "2\u2028" * 100}))
+    with pytest.raises(ValueError) as caught:
+        files.load(path)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+    str(caught.value).encode()
+
+
+def test_what_was_stopped_says_so(tmp_path: Path) -> None:
+    found = Calibration("diffusion", (1.0, 0.0), (Weights(0.5, (0.5,)),), Fitted(stopped=True))
+    path = files.free_path(tmp_path, "x" * files.LONGEST_NAME, "_unmeasured")
+    files.save(found, path)
+    assert path.stem.endswith("_unmeasured") and files.load(path).fitted.stopped
+    path.write_bytes(packed({"fitted": json.dumps({"model": "SD"})}))  # as version 1.0 wrote it
+    assert not files.load(path).fitted.stopped
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["eu\ud800ler", "caf\udce9", "a\u2028b", "a\x1bb", "😀" * 30, "x" * 10**6, "NUL", "..", ""],
+)
+def test_names_that_will_not_do_are_told_in_a_sentence(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^name is ") as caught:
+        files.free_path(tmp_path, name)
+    message = str(caught.value)
+    message.encode()
+    assert len(message.splitlines()) == 1 and len(message) < 300
+
+
+# --- what loads runs -----------------------------------------------------------------------------
+
+TESTED = settings(max_examples=150, deadline=None, derandomize=True)
+SCALES = st.sampled_from(
+    [0.0, 1e-300, 1e-12, 1e-3, 1.0, 1.0, 1.0, 10.0, 1e5, 1e30, 1e300, math.inf]
+)
+GAPS = st.sampled_from([1e-12, 1e-9, 1e-6, 1e-5, 1e-3, 0.1, 0.5, 1.0, 1.0, 3.0, 30.0])
+
+
+@st.composite
+def calibration_files(draw: st.DrawFn) -> bytes:
+    """Good weights on any list, or any weights on it, in any of the precisions that files may have."""
+    kind = draw(st.sampled_from(["diffusion", "flow"]))
+    schedule = VE if kind == "diffusion" else FLOW
+    gaps = draw(st.lists(GAPS, min_size=0, max_size=9))
+    first = draw(st.sampled_from([1.0, 0.9999999, 0.5, 14.6, 1e5, 1e17]))
+    sigmas = [min(first, schedule.sigma_limit)]
+    for gap in gaps:
+        sigmas.append(sigmas[-1] * math.exp(-gap))
+    width = draw(st.integers(1, 5))
+    rows = []
+    for i in range(len(sigmas)):
+        try:
+            with np.errstate(invalid="ignore"):
+                exact = exact_weights(schedule, [*sigmas, 0.0][: i + 2], min(width, 3))
+            row = [exact.state, *exact.outputs]
+        except (ValueError, ArithmeticError, IndexError):
+            row = [1.0, -sigmas[i]]
+        rows.append((row + [0.0] * width)[: width + 1])
+    weights = torch.tensor(rows, dtype=torch.float64)
+    if draw(st.booleans()):
+        changed = st.tuples(st.integers(0, len(rows) - 1), st.integers(0, width), SCALES)
+        for i, k, scale in draw(st.lists(changed, max_size=4)):
+            weights[i, k] = scale if draw(st.booleans()) else weights[i, k] * scale
+    dtype = draw(st.sampled_from([torch.float64, torch.float64, torch.float32, torch.bfloat16]))
+    held = {"sigmas": torch.tensor([*sigmas, 0.0]).to(dtype), "weights": weights.to(dtype)}
+    return packed({"kind": kind}, **held)
+
+
+def test_what_loads_runs(tmp_path: Path) -> None:
+    """On the whole list and on each of its ends, in float32 as hosts hand it over, and is finite."""
+    loaded: list[bool] = []
+    path = tmp_path / "x.safetensors"
+
+    @TESTED
+    @given(content=calibration_files())
+    def load_and_run(content: bytes) -> None:
+        path.write_bytes(content)
+        loaded.append(False)
+        try:
+            found = files.load(path)
+        except ValueError as error:
+            assert str(error).startswith("x.safetensors is no calibration that can be used: ")
+            return
+        loaded[-1] = True
+        for first in range(found.calls):
+            assert runs(found, first)
+
+    load_and_run()
+    assert 20 < sum(loaded) < len(loaded) - 20
+
+
+def runs(found: Calibration, first: int) -> bool:
+    sigmas = torch.tensor(found.sigmas[first:], dtype=torch.float32)
+    x = max(1.0, found.sigmas[first]) * torch.tensor([[1.0, -0.5, 0.1]])
+    calls = 0
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.tanh(x / (1.0 + sigma[:, None]))
+
+    end = sample_calibrated(model, x, sigmas, calibration=found, disable=True)
+    return bool(end.isfinite().all()) and calls == len(sigmas) - 1
