@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ import torch
 from ..lab import calibrate, files
 from ..samplers import VarianceExploding
 from ..samplers.calibrated import Calibration, Fitted
-from ..samplers.checks import at_least, between
+from ..samplers.checks import at_least, between, escaped
 from ..samplers.recommended import recommended_sigmas
 from ..samplers.sample import sample_calibrated, sample_multistep, sample_recommended
 from . import comfyui
@@ -28,6 +29,9 @@ FOLDER = "dpm_solver"
 
 RECOMMENDED = "DPM++ (recommended)"
 KARRAS_2M = "DPM++ 2M Karras"
+UNMEASURED = "_unmeasured"
+"""Ends the name of a calibration that was stopped."""
+
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
 SAME_START = 0.01
@@ -42,8 +46,10 @@ def register_folder() -> None:
 
 
 def names() -> list[str]:
-    """The calibrations there are, for a menu."""
-    return [files.portable(name) for name in folder_paths.get_filename_list(FOLDER)] or [NONE_YET]
+    """The calibrations there are, for a menu, without links that lead nowhere."""
+    listed = folder_paths.get_filename_list(FOLDER)
+    there = [name for name in listed if folder_paths.get_full_path(FOLDER, name) is not None]
+    return list(map(files.portable, there)) or [NONE_YET]
 
 
 class Pair(NamedTuple):
@@ -66,12 +72,12 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
         ValueError: there is no such file, it is damaged, or it doesn't fit the model.
     """
     between("denoise", denoise, 0.0, 1.0)
-    path = _file(name)
+    path, name_shown = _file(name), escaped(name, 100)
     if path is None:
-        which = "There is no calibration" + (f' "{name}"' if name != NONE_YET else " yet")
+        which = "There is no calibration" + (f' "{name_shown}"' if name != NONE_YET else " yet")
         raise ValueError(
-            f"{which} in {_folder()}: run DPM-Solver Calibrate, or copy a file there; then press R "
-            "and choose it."
+            f"{which} in {escaped(str(_folder()))}: run DPM-Solver Calibrate, or copy a file there; "
+            "then press R and choose it."
         )
     found = files.load(path)
     model_sampling = model.get_model_object("model_sampling")
@@ -79,13 +85,13 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
     kind, sigma_max = _kind(model), float(model_sampling.sigma_max)
     if found.fitted.model and found.fitted.model != kind:
         raise ValueError(
-            f'The calibration "{name}" was made on a model of the kind {found.fitted.model}, and the '
-            f"loaded one is of the kind {kind}: choose another, or calibrate anew."
+            f'The calibration "{name_shown}" was made on a model of the kind {found.fitted.model}, '
+            f"and the loaded one is of the kind {kind}: choose another, or calibrate anew."
         )
     if abs(found.sigmas[0] - sigma_max) > SAME_START * sigma_max:
         raise ValueError(
-            f'The calibration "{name}" starts at sigma {found.sigmas[0]:.4g}, and the loaded model '
-            f"at {sigma_max:.4g}: choose another, or calibrate anew."
+            f'The calibration "{name_shown}" starts at sigma {found.sigmas[0]:.4g}, and the loaded '
+            f"model at {sigma_max:.4g}: choose another, or calibrate anew."
         )
     text = _described(found)
     if denoise == 1.0:
@@ -99,10 +105,11 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
 def fingerprint(name: str) -> str:
     """Another one where another file has come under this name."""
     path = _file(name)
-    if path is None:
-        return ""
-    state = path.stat()
-    return f"{state.st_mtime_ns} {state.st_size}"
+    try:
+        state = None if path is None else path.stat()
+    except OSError:  # gone meanwhile
+        state = None
+    return "" if state is None else f"{state.st_mtime_ns} {state.st_size}"
 
 
 def _file(name: str) -> Path | None:
@@ -114,7 +121,8 @@ def _file(name: str) -> Path | None:
     wanted = files.portable(name)
     for listed in folder_paths.get_filename_list(FOLDER):
         if files.portable(listed) in (wanted, wanted + files.EXTENSION):
-            return Path(folder_paths.get_full_path(FOLDER, listed))
+            path = folder_paths.get_full_path(FOLDER, listed)
+            return None if path is None else Path(path)  # None: a link that leads nowhere
     return None
 
 
@@ -138,6 +146,11 @@ def _described(found: Calibration) -> str:
         f"{found.calls} model calls, for {fitted.model or 'any model'}{guidance}; "
         f"fitted on {fitted.seeds} seeds with {fitted.model_calls} model calls."
     ]
+    if fitted.stopped:
+        lines.append(
+            "Not measured, as its calibration was stopped: compare it with other samplers, or "
+            "calibrate anew."
+        )
     if fitted.errors:
         lines.append("Distance to the converged image, on seeds it was not fitted on:")
         lines += [f"  {error:.4f}  {name}" for name, error in fitted.errors.items()]
@@ -243,7 +256,8 @@ def run(
         _sample(guider, latent, settings, sigma_max, on_model)
     except BaseException:  # an interrupt, most likely: what was found so far is kept
         if best:
-            outcome = f"the best so far is not yet measured. {_saved(best[-1], name)}"
+            stopped = replace(best[-1], fitted=replace(best[-1].fitted, stopped=True))
+            outcome = f"the best so far is not yet measured. {_saved(stopped, name, UNMEASURED)}"
         else:
             outcome = "nothing was fitted yet, and nothing is saved."
         logging.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
@@ -277,15 +291,16 @@ def _default_name(fitted: Fitted, calls: int) -> str:
     return f"{fitted.model}_{calls}calls{guidance}"
 
 
-def _saved(found: Calibration, name: str) -> str:
+def _saved(found: Calibration, name: str, mark: str = "") -> str:
     """Save under a free name, and say where; a full disk must not lose what was found."""
     try:
-        path = files.free_path(_folder(), name)
+        path = files.free_path(_folder(), name, mark)
         files.save(found, path)
     except OSError as error:
-        logging.warning(f"DPM-Solver Calibrate could not save its result: {error}")
-        return f"Not saved: {error}."
-    return f"Saved as {path.name} in {path.parent}."
+        why = escaped(str(error))
+        logging.warning(f"DPM-Solver Calibrate could not save its result: {why}")
+        return f"Not saved: {why}."
+    return f"Saved as {path.name} in {escaped(str(path.parent))}."
 
 
 def _sample(
