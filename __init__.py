@@ -14,8 +14,8 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint() -> Any:
     """ComfyUI's door: put the samplers into its menus and hand it the nodes."""
-    from .hosts.comfyui import register_menus
-    from .hosts.comfyui_calibrate import register_folder
+    from .hosts.comfyui.calibrate import register_folder
+    from .hosts.comfyui.sampling import register_menus
     from .nodes import DPMSolverExtension
 
     register_menus()

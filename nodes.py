@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import ComfyExtension, io
 
 from . import nodes_lab
-from .hosts import comfyui
+from .hosts.comfyui import sampling
 from .samplers import sample_adaptive, sample_multistep, sample_singlestep
 from .samplers.catalog import entry
 from .samplers.checks import one_of
@@ -142,7 +142,7 @@ def _sampler(
         settings["thresholding"] = (ratio, maximum)
     if base is not None:
         settings = {**entry(base).settings, **settings}
-    return io.NodeOutput(comfyui.sampler(function, settings))
+    return io.NodeOutput(sampling.sampler(function, settings))
 
 
 class DPMSolver_2M(io.ComfyNode):
@@ -577,7 +577,7 @@ class DPMSolver_Sigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "spacing",
-                    options=list(comfyui.OFFERED_SPACINGS),
+                    options=list(sampling.OFFERED_SPACINGS),
                     default="logSNR",
                     tooltip="logSNR: even in log-SNR; the one to use from 15 steps up. "
                     "recommended: what goes with the sampler dpm_solver++_recommended. "
@@ -623,7 +623,7 @@ class DPMSolver_Sigmas(io.ComfyNode):
         model_sampling = model.get_model_object("model_sampling")
         rising = direction == "rising"
         return io.NodeOutput(
-            comfyui.sigmas(model_sampling, spacing, steps, denoise, final_zero, rising)
+            sampling.sigmas(model_sampling, spacing, steps, denoise, final_zero, rising)
         )
 
 
@@ -676,7 +676,7 @@ class DPMSolver_Recommended(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, steps: int, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
         return io.NodeOutput(
-            *comfyui.recommended_pair(model.get_model_object("model_sampling"), steps, denoise)
+            *sampling.recommended_pair(model.get_model_object("model_sampling"), steps, denoise)
         )
 
 

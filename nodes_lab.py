@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io, ui
 
-from .hosts import comfyui_calibrate, comfyui_lab
+from .hosts.comfyui import calibrate, lab
 
 CATEGORY = "sampling/DPM-Solver/lab"
 CALIBRATED_CATEGORY = "sampling/DPM-Solver"
@@ -162,7 +162,7 @@ class DPMSolver_Compare(io.ComfyNode):
         **_: Any,
     ) -> io.NodeOutput:
         return io.NodeOutput(
-            *comfyui_lab.solver_compare(
+            *lab.solver_compare(
                 latent_image,
                 noise_seed,
                 candidates,
@@ -236,7 +236,7 @@ class DPMSolver_Candidate(io.ComfyNode):
         previous: Any = None,
         **_: Any,
     ) -> io.NodeOutput:
-        entry = comfyui_lab.entry(label, sampler, scheduler, sigmas)
+        entry = lab.entry(label, sampler, scheduler, sigmas)
         return io.NodeOutput([*(previous or ()), entry])
 
 
@@ -281,7 +281,7 @@ class DPMSolver_PlotSigmas(io.ComfyNode):
     def execute(
         cls, sigmas: Any, model: Any = None, sampler: Any = None, **_: Any
     ) -> io.NodeOutput:
-        return io.NodeOutput(*comfyui_lab.plot_sigmas(sigmas, model, sampler))
+        return io.NodeOutput(*lab.plot_sigmas(sigmas, model, sampler))
 
 
 class DPMSolver_Calibrate(io.ComfyNode):
@@ -421,10 +421,8 @@ class DPMSolver_Calibrate(io.ComfyNode):
         negative: Any = None,
         **_: Any,
     ) -> io.NodeOutput:
-        settings = comfyui_calibrate.Settings(
-            calls, noise_seed, seeds, held_out, model_calls, batch, name
-        )
-        pair = comfyui_calibrate.run(
+        settings = calibrate.Settings(calls, noise_seed, seeds, held_out, model_calls, batch, name)
+        pair = calibrate.run(
             latent_image, settings, cfg, guider, model, positive, negative, cls.hidden.unique_id
         )
         return io.NodeOutput(*pair, ui=ui.PreviewText(pair.text))
@@ -448,7 +446,7 @@ class DPMSolver_Calibrated(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "calibration",
-                    options=comfyui_calibrate.names(),
+                    options=calibrate.names(),
                     tooltip="A file in models/dpm_solver. Files can be shared: copy them there, and "
                     "press R.",
                 ),
@@ -479,11 +477,11 @@ class DPMSolver_Calibrated(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, calibration: str, **_: Any) -> str:
-        return comfyui_calibrate.fingerprint(calibration)
+        return calibrate.fingerprint(calibration)
 
     @classmethod
     def execute(cls, calibration: str, model: Any, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
-        return io.NodeOutput(*comfyui_calibrate.load(calibration, model, denoise))
+        return io.NodeOutput(*calibrate.load(calibration, model, denoise))
 
 
 NODES: list[type[io.ComfyNode]] = [

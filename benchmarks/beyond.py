@@ -18,10 +18,10 @@ from functools import partial
 
 import torch
 
-from ..lab import calibrate
+from ..lab.calibration import calibrate
 from ..samplers import sample_multistep
-from ..samplers.recommended import recommended_sigmas
 from ..samplers.sample import sample_recommended
+from ..samplers.solvers.recommended import recommended_sigmas
 from . import digits, ours
 from .scenarios import SCENARIOS, Counted, DemoDenoiser, GuidedDenoiser, Scenario
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..samplers import RectifiedFlow, VarianceExploding, sample_multistep, sample_singlestep
-from ..samplers.spacing import TIME_POWERS, in_time, log_snr
+from ..samplers.schedules.sigma_lists import TIME_POWERS, in_time, log_snr
 from . import digits
 
 CALLS = (6, 8, 10, 15, 20, 25)

@@ -13,12 +13,12 @@ from functools import partial
 
 import torch
 
-from ..lab import calibrate
+from ..lab.calibration import calibrate
 from ..samplers import RectifiedFlow
 from ..samplers.catalog import CATALOG, Entry
-from ..samplers.recommended import recommended_sigmas
 from ..samplers.sample import sample_calibrated, sample_recommended
-from ..samplers.spacing import SPACINGS, TIME_POWERS, in_time
+from ..samplers.schedules.sigma_lists import SPACINGS, TIME_POWERS, in_time
+from ..samplers.solvers.recommended import recommended_sigmas
 from .peers import Candidate, Omitted, Run, host, host_sigmas
 from .scenarios import LAST_TIME, Counted, Scenario
 

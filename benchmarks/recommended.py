@@ -1,4 +1,4 @@
-"""How `samplers/recommended.py` was found, on the models of `scenarios.py`.
+"""How `samplers/solvers/recommended.py` was found, on the models of `scenarios.py`.
 
     python -m dpm_solver_nodes.benchmarks.recommended
 
@@ -26,9 +26,9 @@ import torch
 from scipy.optimize import minimize
 
 from ..samplers import sample_multistep
-from ..samplers.recommended import SOLVERS, Recommendation
 from ..samplers.sample import POWERS
-from ..samplers.spacing import Density, dense
+from ..samplers.schedules.sigma_lists import Density, dense
+from ..samplers.solvers.recommended import SOLVERS, Recommendation
 from . import digits
 from .measure import best, distances, measure, summary
 from .peers import COMFY, comfy_candidates

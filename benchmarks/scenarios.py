@@ -16,7 +16,7 @@ import torch
 
 from ..demo import network
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding, sample_multistep
-from ..samplers.spacing import flow_first, log_snr
+from ..samplers.schedules.sigma_lists import flow_first, log_snr
 from . import digits
 
 LAST_TIME = 0.001

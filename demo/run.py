@@ -21,12 +21,14 @@ import numpy as np
 import safetensors.numpy
 from PIL import Image, ImageDraw, ImageFont
 
-from .host import Graph, HostError, PromptError, Server, start
+from ..tools.server import Graph, HostError, PromptError, Server, start
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "demo" / "out"
 PACKS = {"dpm-solver-nodes": ROOT, "dpm_solver_demo": ROOT / "demo"}
-PROBE = {"dpm_solver_test": ROOT / "demo" / "probe"}  # counts calls, saves latents
+PROBE = {
+    "dpm_solver_test": ROOT / "tests" / "support" / "probe_nodes"
+}  # counts calls, saves latents
 
 DIGITS = "0,1,2,3,4,5,6,7,8,9"
 SEED = 7

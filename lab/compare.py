@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..samplers.checks import escaped
+from ..samplers.devices import as_float64
 
 Sigmas = torch.Tensor | Sequence[float]
 Passing = tuple[type[BaseException], ...]
@@ -177,7 +178,7 @@ def distance(latent: torch.Tensor, reference: torch.Tensor) -> float:
         raise ValueError(
             f"its latent has the shape {list(latent.shape)}, the reference {list(reference.shape)}."
         )
-    difference = (latent.cpu().double() - reference.cpu().double()).reshape(len(latent), -1)
+    difference = (as_float64(latent) - as_float64(reference)).reshape(len(latent), -1)
     per_image = difference.square().mean(dim=1).sqrt()
     return float(per_image.log().mean().exp())
 

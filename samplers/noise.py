@@ -13,7 +13,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from .schedule import NoiseSchedule
+from .devices import to_device
+from .schedules.process import NoiseSchedule
 
 NoiseSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """`noise_sampler(sigma, sigma_next)` as k-diffusion and the hosts know it."""
@@ -85,7 +86,7 @@ class BrownianNoise:
         for image, entropy in zip(noise, self.entropies, strict=True):
             add_increment(image, entropy, first * RESOLUTION, last * RESOLUTION)
         noise.mul_(math.copysign(1.0, end - start) / math.sqrt((last - first) * RESOLUTION))
-        return noise.to(self.dtype).to(self.device, non_blocking=True)
+        return to_device(noise, self.device, self.dtype)
 
     def time(self, sigma: float) -> int:
         """The path's time, in multiples of its resolution."""

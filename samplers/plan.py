@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import torch
 
-from .exponential import Algorithm, Level, Transition, distance
-from .schedule import NoiseSchedule
+from .coefficients import Algorithm, Level, Transition, distance
+from .devices import as_float64
+from .schedules.process import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
 
@@ -189,14 +190,13 @@ def read_sigmas(
         ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, or one beyond
             SMALLEST and LARGEST, changes its direction, or lies outside the schedule.
     """
-    if not isinstance(sigmas, torch.Tensor):
-        sigmas = torch.as_tensor(sigmas, dtype=torch.float64)
+    sigmas = as_float64(sigmas)
     if sigmas.ndim != 1:
         raise ValueError(f"sigmas must be a 1-D list, not of shape {tuple(sigmas.shape)}.")
     limit = schedule.sigma_limit
     values = tuple(
         limit if abs(sigma - limit) < NEARLY_EQUAL else sigma  # a flow's 1, rounded in float32
-        for sigma in sigmas.to(torch.float64).tolist()
+        for sigma in sigmas.tolist()
     )
     if not values:
         raise ValueError("sigmas is empty: a sampler needs at least the sigma it starts from.")

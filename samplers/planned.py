@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from .calibrated import Calibration
-from .exponential import Algorithm
+from .coefficients import Algorithm
 from .plan import Grid, Plan, read_sigmas
-from .recommended import recommended
 from .sample import (
     SOLVER_TYPE_ALIASES,
     Sigmas,
@@ -20,8 +18,10 @@ from .sample import (
     sample_recommended,
     sample_singlestep,
 )
-from .schedule import VarianceExploding
-from .singlestep import plan_singlestep
+from .schedules.process import VarianceExploding
+from .solvers.fitted import Calibration
+from .solvers.recommended import recommended
+from .solvers.singlestep import plan_singlestep
 
 
 def plan_of(

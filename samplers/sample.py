@@ -20,11 +20,9 @@ from typing import Any, cast
 
 import torch
 
-from .adaptive import AdaptiveInfo, Solver, run_adaptive
-from .calibrated import Calibration
 from .checks import at_least, between, one_of
-from .control import AuthorsController, Controller, PIDController
-from .drive import (
+from .coefficients import Algorithm
+from .integrate import (
     Callback,
     Caller,
     Correction,
@@ -33,13 +31,15 @@ from .drive import (
     at_least_float32,
     run,
 )
-from .exponential import Algorithm
-from .multistep import RULES, plan_multistep
 from .noise import BrownianNoise, Noise, NoiseDevice, NoiseSampler, noise_of
 from .plan import Grid, Plan, read_sigmas
-from .recommended import recommended
-from .schedule import NoiseSchedule, VarianceExploding
-from .singlestep import plan_singlestep
+from .schedules.process import NoiseSchedule, VarianceExploding
+from .solvers.adaptive import AdaptiveInfo, Solver, run_adaptive
+from .solvers.fitted import Calibration
+from .solvers.multistep import RULES, plan_multistep
+from .solvers.recommended import recommended
+from .solvers.singlestep import plan_singlestep
+from .solvers.step_size import AuthorsController, Controller, PIDController
 from .thresholding import dynamic_threshold
 
 ALGORITHMS = ("dpmsolver++", "dpmsolver")
@@ -117,7 +117,7 @@ def sample_multistep(
             itself; the lower, the more the slope is expected to bend as sigma falls; 0 is log sigma.
 
     Returns:
-        The state at sigmas[-1], shaped like x.
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or two settings don't go together.
@@ -185,7 +185,7 @@ def sample_singlestep(
         s_noise, noise_sampler, noise_device: see `sample_multistep`.
 
     Returns:
-        The state at sigmas[-1], shaped like x.
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
@@ -267,7 +267,7 @@ def sample_calibrated(
         schedule: of the model's kind; by default the calibration's.
 
     Returns:
-        The state at sigmas[-1], shaped like x.
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
 
     Raises:
         ValueError: other sigmas, or a model of another kind.
@@ -356,7 +356,7 @@ def sample_adaptive(
     x = _state(x)
     if len(values) == 1:
         info = AdaptiveInfo(nfe=0, accepted=0, rejected=0, sigmas=list(values))
-        return (x, info) if return_info else x
+        return (x.clone(), info) if return_info else x.clone()
     pid = {"pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff, "accept_safety": accept_safety}
     given: dict[str, Any] = {name: value for name, value in pid.items() if value is not None}
     controller: Controller = PIDController(h_init, **given) if given else AuthorsController(h_init)

@@ -27,4 +27,4 @@ def load_pack() -> None:
 
 
 load_pack()
-importlib.import_module(f"{PACK}.hosts.webui").register()
+importlib.import_module(f"{PACK}.hosts.webui.menus").register()

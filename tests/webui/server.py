@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dpm_solver_nodes.demo import host
-from dpm_solver_nodes.lab import files
-from dpm_solver_nodes.samplers.calibrated import Fitted
-from dpm_solver_nodes.tests import test_webui
-from dpm_solver_nodes.tests.host import sd15
+from dpm_solver_nodes.lab.calibration import files
+from dpm_solver_nodes.samplers.solvers.fitted import Fitted
+from dpm_solver_nodes.tests.support import sd15
+from dpm_solver_nodes.tests.webui import test_stand_in
+from dpm_solver_nodes.tools import server as harness
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTENSIONS = {"dpm-solver": ROOT, "dpm-solver-tests": Path(__file__).parent / "probe"}
@@ -87,7 +87,7 @@ class Result:
         return {key: value for key, _, value in pairs}
 
 
-class WebUI(host.Server):
+class WebUI(harness.Server):
     """A running Forge; made by `start`."""
 
     def wait_until_up(self, timeout: float) -> None:
@@ -98,7 +98,7 @@ class WebUI(host.Server):
                 self.get("/probe/last")
                 return
             if time.monotonic() > deadline:
-                raise host.HostError(f"Forge did not answer in {timeout:g} s:\n{self.log(40)}")
+                raise harness.HostError(f"Forge did not answer in {timeout:g} s:\n{self.log(40)}")
             time.sleep(0.5)
 
     def txt2img(self, **settings: Any) -> Result:
@@ -130,7 +130,7 @@ class WebUI(host.Server):
         try:
             answer = self.post(f"/sdapi/v1/{path}", settings)
         except urllib.error.HTTPError as error:
-            raise host.HostError(error.read().decode()) from None
+            raise harness.HostError(error.read().decode()) from None
         texts = json.loads(answer["info"])["infotexts"]
         return Result([decoded(image) for image in answer["images"]], texts)
 
@@ -164,27 +164,27 @@ def start(work: Path, timeout: float = 300.0) -> Iterator[WebUI]:
     models.mkdir(parents=True)
     for name in CHECKPOINTS:
         (models / f"{name}.safetensors").symlink_to(sd15.checkpoint())
-    calibration = test_webui.calibration(test_webui.Model(), fitted=Fitted("BaseModel"))
+    calibration = test_stand_in.calibration(test_stand_in.Model(), fitted=Fitted("BaseModel"))
     files.save(calibration, work / "models" / "dpm_solver" / "sd15 6 calls.safetensors")
     (work / "config.json").write_text(json.dumps(OPTIONS))
-    port = host.free_port()
+    port = harness.free_port()
     command = [str(python(tree)), "launch.py", *FLAGS, "--port", str(port), "--data-dir", str(work)]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with (
-        host.signals_as_exceptions(),
-        (work / "host.log").open("w") as output,
+        harness.signals_as_exceptions(),
+        (work / "server.log").open("w") as output,
         contextlib.ExitStack() as stack,
     ):
         process = subprocess.Popen(
             command,
             cwd=tree,
-            env=variables | host.OFFLINE,
+            env=variables | harness.OFFLINE,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        stack.callback(host.stop, process)
+        stack.callback(harness.stop, process)
         server = WebUI(f"http://127.0.0.1:{port}", work, process)
         server.wait_until_up(timeout)
         yield server

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dpm_solver_nodes.demo.host import HostError
 from dpm_solver_nodes.samplers.catalog import CATALOG
-from dpm_solver_nodes.tests.test_webui import label
 from dpm_solver_nodes.tests.webui.server import CALIBRATED, WebUI, encoded
+from dpm_solver_nodes.tests.webui.test_stand_in import label
+from dpm_solver_nodes.tools.server import HostError
 
 NAMES = [label(entry.id) for entry in CATALOG if not entry.cfg_pp]
 TWO_M, RECOMMENDED = label("dpm_solver++_2m"), label("dpm_solver++_recommended")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from dpm_solver_nodes.demo.host import Server
-from dpm_solver_nodes.demo.host import start as start_comfyui
-from dpm_solver_nodes.tests.host import probing, sd15
-from dpm_solver_nodes.tests.host.conftest import PACKS
-from dpm_solver_nodes.tests.host.graphs import text_to_image
-from dpm_solver_nodes.tests.test_webui import label
+from dpm_solver_nodes.tests.comfyui.conftest import PACKS
+from dpm_solver_nodes.tests.support import probing, sd15
+from dpm_solver_nodes.tests.support.graphs import text_to_image
 from dpm_solver_nodes.tests.webui.server import WebUI
+from dpm_solver_nodes.tests.webui.test_stand_in import label
+from dpm_solver_nodes.tools.server import Server
+from dpm_solver_nodes.tools.server import start as start_comfyui
 
 SCALE = 0.18215
 """Of Stable Diffusion 1.5's latents: ComfyUI's nodes hold them without it."""

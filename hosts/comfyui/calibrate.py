@@ -1,0 +1,347 @@
+"""Calibration in ComfyUI: runs it on a guider's model, keeps its files, makes SAMPLERs of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import folder_paths
+import torch
+
+from ...lab.calibration import calibrate, files
+from ...samplers import VarianceExploding
+from ...samplers.checks import at_least, between, escaped
+from ...samplers.sample import sample_calibrated, sample_multistep, sample_recommended
+from ...samplers.solvers.fitted import Calibration, Fitted
+from ...samplers.solvers.recommended import recommended_sigmas
+from . import sampling
+from .lab import Progress, fitting_latent, guider_of
+
+FOLDER = "dpm_solver"
+"""Of the host's models folder, for calibrations."""
+
+RECOMMENDED = "DPM++ (recommended)"
+KARRAS_2M = "DPM++ 2M Karras"
+UNMEASURED = "_unmeasured"
+"""Ends the name of a calibration that was stopped."""
+
+NONE_YET = "(none yet: run DPM-Solver Calibrate)"
+
+SAME_START = 0.01
+"""How far, relatively, a model's sigma_max may be from that of the calibration."""
+
+
+def register_folder() -> None:
+    """Make the folder for calibrations known to the host."""
+    if FOLDER not in folder_paths.folder_names_and_paths:
+        place = str(Path(folder_paths.models_dir) / FOLDER)
+        folder_paths.folder_names_and_paths[FOLDER] = ([place], {files.EXTENSION})
+
+
+def names() -> list[str]:
+    """The calibrations there are, for a menu, without links that lead nowhere."""
+    listed = folder_paths.get_filename_list(FOLDER)
+    there = [name for name in listed if folder_paths.get_full_path(FOLDER, name) is not None]
+    return list(map(files.portable, there)) or [NONE_YET]
+
+
+class Pair(NamedTuple):
+    """What the sampling nodes need, and words about it."""
+
+    sampler: comfy.samplers.KSAMPLER
+    sigmas: torch.Tensor
+    text: str
+
+
+def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
+    """The SAMPLER and SIGMAS of a saved calibration.
+
+    Args:
+        name: of a file in the folder, with or without its ending.
+        model: the host's MODEL that it is to run on.
+        denoise: below 1, for image to image, the list starts where that much noise is left.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or it doesn't fit the model.
+    """
+    between("denoise", denoise, 0.0, 1.0)
+    path, name_shown = _file(name), escaped(name, 100)
+    if path is None:
+        which = "There is no calibration" + (f' "{name_shown}"' if name != NONE_YET else " yet")
+        raise ValueError(
+            f"{which} in {escaped(str(_folder()))}: run DPM-Solver Calibrate, or copy a file there; "
+            "then press R and choose it."
+        )
+    found = files.load(path)
+    model_sampling = model.get_model_object("model_sampling")
+    found.fits(sampling.noise_schedule(model_sampling))
+    kind, sigma_max = _kind(model), float(model_sampling.sigma_max)
+    if found.fitted.model and found.fitted.model != kind:
+        raise ValueError(
+            f'The calibration "{name_shown}" was made on a model of the kind {found.fitted.model}, '
+            f"and the loaded one is of the kind {kind}: choose another, or calibrate anew."
+        )
+    if abs(found.sigmas[0] - sigma_max) > SAME_START * sigma_max:
+        raise ValueError(
+            f'The calibration "{name_shown}" starts at sigma {found.sigmas[0]:.4g}, and the loaded '
+            f"model at {sigma_max:.4g}: choose another, or calibrate anew."
+        )
+    text = _described(found)
+    if denoise == 1.0:
+        return _pair(found, found.sigmas, text)
+    if denoise == 0.0:
+        return _pair(found, (), text)
+    first = found.nearest(sampling.sigma_at(model_sampling, denoise))
+    return _pair(found, found.sigmas[first:], text)
+
+
+def fingerprint(name: str) -> str:
+    """Another one where another file has come under this name."""
+    path = _file(name)
+    try:
+        state = None if path is None else path.stat()
+    except OSError:  # gone meanwhile
+        state = None
+    return "" if state is None else f"{state.st_mtime_ns} {state.st_size}"
+
+
+def _file(name: str) -> Path | None:
+    """The calibration of this name, with or without its ending, if there is one.
+
+    It is one of the host's list, so that a name can't lead out of the folder. The host lists those in
+    subfolders as its system writes them, and a workflow may come from another system.
+    """
+    wanted = files.portable(name)
+    for listed in folder_paths.get_filename_list(FOLDER):
+        if files.portable(listed) in (wanted, wanted + files.EXTENSION):
+            path = folder_paths.get_full_path(FOLDER, listed)
+            return None if path is None else Path(path)  # None: a link that leads nowhere
+    return None
+
+
+def _pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
+    sampler = sampling.sampler(sample_calibrated, {"calibration": found})
+    return Pair(sampler, torch.FloatTensor(sigmas), text)
+
+
+def _kind(model: Any) -> str:
+    return type(model.model).__name__
+
+
+def _folder() -> Path:
+    return Path(folder_paths.get_folder_paths(FOLDER)[0])
+
+
+def _described(found: Calibration) -> str:
+    fitted = found.fitted
+    guidance = "" if fitted.guidance is None else f", CFG {fitted.guidance:g}"
+    lines = [
+        f"{found.calls} model calls, for {fitted.model or 'any model'}{guidance}; "
+        f"fitted on {fitted.seeds} seeds with {fitted.model_calls} model calls."
+    ]
+    if fitted.stopped:
+        lines.append(
+            "Not measured, as its calibration was stopped: compare it with other samplers, or "
+            "calibrate anew."
+        )
+    if fitted.errors:
+        lines.append("Distance to the converged image, on seeds it was not fitted on:")
+        lines += [f"  {error:.4f}  {name}" for name, error in fitted.errors.items()]
+    return "\n".join(lines)
+
+
+class Settings(NamedTuple):
+    """What a calibration is asked for."""
+
+    calls: int
+    seed: int
+    seeds: int
+    held_out: int
+    budget: int
+    batch: int
+    name: str
+
+
+def run(
+    latent: Mapping[str, Any],
+    settings: Settings,
+    cfg: float,
+    guider: Any = None,
+    model: Any = None,
+    positive: Any = None,
+    negative: Any = None,
+    node_id: str | None = None,
+) -> Pair:
+    """The DPM-Solver Calibrate node.
+
+    Raises:
+        ValueError: an input is not what it should be, in one sentence.
+        RuntimeError: the model returned NaN or infinity.
+    """
+    for field in ("calls", "seeds", "held_out", "batch"):
+        at_least(field, getattr(settings, field), 1)
+    guider = guider_of(guider, model, positive, negative, cfg, "DPM-Solver Calibrate")
+    patcher = guider.model_patcher
+    model_sampling = patcher.get_model_object("model_sampling")
+    schedule = sampling.noise_schedule(model_sampling)
+    sigma_max, sigma_min = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
+    if not isinstance(schedule, VarianceExploding) and abs(sigma_max - 1.0) < 1e-5:
+        sigma_max = 1.0
+    fitted = Fitted(_kind(patcher), _guidance(guider))
+    name = settings.name.strip() or _default_name(fitted, settings.calls)
+    files.free_path(_folder(), name)  # what won't do is told of before the model calls, not after
+    sigmas = sampling.on_table(model_sampling, calibrate.candidates(schedule, sigma_max, sigma_min))
+    rivals = {
+        RECOMMENDED: _rival(
+            sample_recommended,
+            recommended_sigmas(schedule, sigma_max, sigma_min, settings.calls),
+            schedule,
+        ),
+        KARRAS_2M: _rival(
+            sample_multistep,
+            comfy.samplers.calculate_sigmas(model_sampling, "karras", settings.calls),
+            schedule,
+        ),
+    }
+    plan = calibrate.cost(
+        settings.budget, settings.calls, settings.seeds, settings.held_out, len(sigmas), len(rivals)
+    )
+    progress = Progress(node_id, plan.total, open_end=False)
+    announcement = (
+        f"DPM-Solver Calibrate: at most {plan.total} single-image model calls: {plan.teacher} to "
+        f"solve finely, {plan.trials * plan.trial} for {plan.trials} fits, {plan.check} to measure."
+    )
+    logging.info(announcement)
+    progress.say(announcement)
+
+    def tick(images: int, doing: str) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if not images:
+            return
+        progress.call(doing, images)
+        progress.finish(images, images)
+
+    best: list[Calibration] = []
+
+    def on_model(
+        denoiser: Any, starts: torch.Tensor, device: torch.device, extra_args: Any
+    ) -> None:
+        result.append(
+            calibrate.calibrate(
+                partial(denoiser, **extra_args),
+                starts[: settings.seeds],
+                starts[settings.seeds :],
+                schedule,
+                sigmas,
+                settings.calls,
+                rivals,
+                budget=settings.budget,
+                batch=settings.batch,
+                device=device,
+                fitted=fitted,
+                tick=tick,
+                keep=best.append,
+            )
+        )
+
+    result: list[calibrate.Result] = []
+    try:
+        _sample(guider, latent, settings, sigma_max, on_model)
+    except BaseException:  # an interrupt, most likely: what was found so far is kept
+        if best:
+            stopped = replace(best[-1], fitted=replace(best[-1].fitted, stopped=True))
+            outcome = f"the best so far is not yet measured. {_saved(stopped, name, UNMEASURED)}"
+        else:
+            outcome = "nothing was fitted yet, and nothing is saved."
+        logging.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
+        progress.say(f"Stopped: {outcome}")
+        raise
+    progress.end()
+    found, winner = result[0]
+    if winner != calibrate.CALIBRATED:
+        errors = _described(found).partition("\n")[2]
+        return Pair(
+            *sampling.recommended_pair(model_sampling, settings.calls),
+            f"Calibration brought nothing here: {winner} is closer, and the recommended solver "
+            f"is what comes out; no file was written.\n{errors}",
+        )
+    return _pair(found, found.sigmas, f"{_saved(found, name)}\n{_described(found)}")
+
+
+def _rival(function: Any, sigmas: Any, schedule: Any) -> calibrate.Rival:
+    return lambda model, x: function(model, x, sigmas, schedule=schedule, disable=True)
+
+
+def _guidance(guider: Any) -> float | None:
+    """The scale of a guider, where it is one number."""
+    cfg = getattr(guider, "cfg", None)
+    one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
+    return float(cfg) if one and isinstance(cfg, (int, float)) else None
+
+
+def _default_name(fitted: Fitted, calls: int) -> str:
+    guidance = "" if fitted.guidance is None else f"_cfg{fitted.guidance:g}"
+    return f"{fitted.model}_{calls}calls{guidance}"
+
+
+def _saved(found: Calibration, name: str, mark: str = "") -> str:
+    """Save under a free name, and say where; a full disk must not lose what was found."""
+    try:
+        path = files.free_path(_folder(), name, mark)
+        files.save(found, path)
+    except OSError as error:
+        why = escaped(str(error))
+        logging.warning(f"DPM-Solver Calibrate could not save its result: {why}")
+        return f"Not saved: {why}."
+    return f"Saved as {path.name} in {escaped(str(path.parent))}."
+
+
+def _sample(
+    guider: Any, latent: Mapping[str, Any], settings: Settings, sigma_max: float, function: Any
+) -> None:
+    """Have the host load the model, and call `function(denoiser, starts, device, extra_args)` with it.
+
+    The starts are one noise per seed, as the host scales it, in the main memory. The host is shown no
+    more images than one model call has, as it makes room for as many.
+
+    Raises:
+        ValueError: the latent has several parts, or the noises are too many for the main memory.
+    """
+    samples = latent["samples"]
+    if samples.is_nested:
+        raise ValueError(
+            "DPM-Solver Calibrate takes latents of one part: connect an empty latent of images or "
+            "of video alone."
+        )
+    one = torch.zeros_like(fitting_latent(guider.model_patcher, latent, samples[:1]))
+    calibrate.check_memory(one.numel(), settings.seeds, settings.held_out)
+    count = settings.seeds + settings.held_out
+    noise = torch.cat([comfy.sample.prepare_noise(one, settings.seed + k) for k in range(count)])
+
+    def on_model(
+        denoiser: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: Any, **_: Any
+    ) -> torch.Tensor:
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        for part in noise.split(settings.batch):  # in place: there may be many
+            on_device = part.to(x)
+            none = torch.zeros_like(on_device)
+            part.copy_(model_sampling.noise_scaling(sigmas[0], on_device, none, max_denoise=True))
+        function(denoiser, noise, x.device, extra_args)
+        return x
+
+    shown = noise[: settings.batch].clone()
+    guider.sample(
+        shown,
+        torch.zeros_like(shown),
+        comfy.samplers.KSAMPLER(on_model),
+        torch.FloatTensor([sigma_max, 0.0]),
+        disable_pbar=True,
+        seed=settings.seed,
+    )

@@ -1,0 +1,122 @@
+"""Singlestep solvers of orders 1 to 3: groups of intervals, the inner sigmas being a step's nodes.
+
+DPM-Solver (arXiv 2206.00927), algorithms 1 and 2 and appendix B; DPM-Solver++ (arXiv 2211.01095),
+appendix B; in the authors' code `singlestep_dpm_solver_{second,third}_update`, with r1 and r2 read
+from the sigmas. A group of order p covers p intervals in p model calls and starts afresh after it.
+
+With eta above 0, orders 1 and 2 are the stochastic solvers that users know as Euler ancestral and
+DPM++ SDE (k-diffusion's `sample_euler_ancestral`, `sample_dpmpp_sde`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+from ..coefficients import EXACT, MIDPOINT, Algorithm, distance
+from ..plan import PLANS_KEPT, Grid, Plan, Step, prediction
+
+
+@lru_cache(PLANS_KEPT)
+def plan_singlestep(
+    grid: Grid,
+    algorithm: Algorithm,
+    order: int,
+    solver_type: str,
+    grouping: str,
+    eta: float = 0.0,
+) -> Plan:
+    """Plan a singlestep run: n calls for n intervals.
+
+    Args:
+        order: 1, 2 or 3.
+        solver_type: "dpmsolver", or "taylor" and "exact", which are the same here.
+        grouping: "fast" ends in shorter groups, as published; "fixed" uses groups of `order` and the
+            remainder as one.
+        eta: how much noise is added, as a multiple of the SDE's (see `ancestral_eta`).
+    """
+    kept = math.sqrt(1.0 - min(eta, 1.0) ** 2)
+
+    def eta_of(h: float) -> float:
+        return ancestral_eta(algorithm, h, eta)
+
+    steps: list[Step] = []
+    if grid.first < grid.intervals:
+        steps += [grid.limit_step(i, kept) for i in range(grid.first)]
+        for size in group_sizes(grid.intervals - grid.first, order, grouping):
+            start = len(steps)
+            steps += group(grid, algorithm, solver_type, start, start + size, eta_of)
+    steps += [grid.limit_step(i, kept) for i in range(len(steps), len(grid.levels) - 1)]
+    return grid.plan(steps)
+
+
+def ancestral_eta(algorithm: Algorithm, h: float, eta: float) -> float:
+    """The eta of `Transition.between` for which the noise of a step of h is eta times the SDE's.
+
+    This is the eta of ancestral samplers (k-diffusion's `get_ancestral_step`), which multiplies the
+    noise's standard deviation. Both are 0 or 1 together. For DPM-Solver++ the noise is all fresh at
+    most; larger values of eta come to that.
+    """
+    if algorithm == "dpmsolver" or eta in (0.0, 1.0):
+        return eta * eta
+    fresh = min(-eta * eta * math.expm1(-2.0 * h), 1.0 - 2.0**-53)  # of the variance at the end
+    return -math.log1p(-fresh) / (2.0 * h)
+
+
+def group_sizes(intervals: int, order: int, grouping: str) -> list[int]:
+    """Split a number of intervals into groups of at most `order`.
+
+    "fast" follows the authors' `get_orders_and_timesteps_for_singlestep_solver`.
+    """
+    whole, rest = divmod(intervals, order)
+    if grouping == "fast" and order == 3 and rest == 0 and whole > 0:
+        return [3] * (whole - 1) + [2, 1]
+    return [order] * whole + ([rest] if rest else [])
+
+
+def group(
+    grid: Grid,
+    algorithm: Algorithm,
+    solver_type: str,
+    start: int,
+    end: int,
+    eta_of: Callable[[float], float] | None = None,
+) -> tuple[Step, ...]:
+    """The steps of one group, from grid.levels[start] to grid.levels[end]; its order is end - start.
+
+    Each node's state is made from the group's first state and the outputs so far: the first node by
+    order 1, the second by order 2 with the exact weights.
+
+    Args:
+        eta_of: h of a transition -> its eta; None for 0.
+    """
+    levels, order = grid.levels, end - start
+    steps = []
+    for stage in range(1, order + 1):
+        h = distance(algorithm, levels[start], levels[start + stage])
+        eta = eta_of(h) if eta_of else 0.0
+        transition = grid.transition(algorithm, start, start + stage, eta)
+        used = list(range(1, stage))  # the nodes after the first that enter, the oldest first
+        rule = EXACT[:stage]
+        if stage == order and solver_type == "dpmsolver" and order > 1:
+            # The published formulas: midpoint at order 2; at order 3 the last node alone.
+            used = used[-1:]
+            rule = MIDPOINT if order == 2 else EXACT[:2]
+        nodes = [distance(algorithm, levels[start], levels[start + j]) for j in used]
+        first, *others = transition.weights(nodes, rule)
+        by_node = dict(zip(used, others, strict=True)) | {0: first}
+        index = start + stage - 1
+        steps.append(
+            Step(
+                sigma=levels[index].sigma,
+                sigma_next=levels[index + 1].sigma,
+                state=transition.state,
+                outputs=tuple(by_node.get(j, 0.0) for j in reversed(range(stage))),
+                prediction=prediction(algorithm, levels[index]),
+                order=stage,
+                inner=stage < order,
+                noise=transition.noise,
+            )
+        )
+    return tuple(steps)
