@@ -64,8 +64,9 @@ test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every wor
 	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all \
 		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
-test-webui: $(READY)  ## every sampler on a real Forge: WEBUI_PATH=<its folder> make test-webui
-	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge: WEBUI_PATH=<its folder> make test-webui"; exit 1; }
+test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> make test-webui
+	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge, Forge Neo or AUTOMATIC1111 of 1.9 or later:" \
+		"WEBUI_PATH=<its folder> make test-webui"; exit 1; }
 	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/webui
 
 compatibility: $(READY)  ## the README's table: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..coefficients import EXACT
+from ..options import Options
 from ..plan import LARGEST, SMALLEST, Grid, Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule, RectifiedFlow, VarianceExploding
 
@@ -230,3 +231,14 @@ def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float], order: int) 
     nodes = [grid.distance("adams", last, j, POWER) for j in reversed(usable)]
     transition = grid.transition("adams", last, last + 1, power=POWER)
     return Weights(transition.state, transition.weights(nodes, EXACT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Options):
+    """Settings of `sample_calibrated`: the calibration."""
+
+    calibration: Calibration
+
+    def plan(self, grid: Grid) -> Plan:
+        self.calibration.fits(grid.schedule)
+        return self.calibration.plan(grid.schedule, self.calibration.start(grid.sigmas))
