@@ -14,7 +14,7 @@ WEB_DIRECTORY = "./web"
 
 async def comfy_entrypoint() -> Any:
     """ComfyUI's door: put the samplers into its menus and hand it the nodes."""
-    from .hosts.comfyui.calibrate import register_folder
+    from .hosts.comfyui.calibrations import register_folder
     from .hosts.comfyui.sampling import register_menus
     from .nodes import DPMSolverExtension
 

@@ -64,7 +64,7 @@ class Meter:
     """
 
     dry: bool = False
-    limit: int = MOST_CALLS
+    limit: float = MOST_CALLS
     on_call: Callable[[int], object] | None = None
     calls: int = 0
     images: int = 0

@@ -130,12 +130,12 @@ def calibrate(
     student = best_student(counted, records, settings, plan.trials)
 
     counted.doing = "measuring on other noises"
-    found = _calibration(student, records, settings, counted.calls)
+    found = _calibration(student, records, settings, counted.meter.images)
     solver = partial(
         sample_calibrated, sigmas=found.sigmas, calibration=found, schedule=schedule, disable=True
     )
     errors = measure({CALIBRATED: solver, **rivals}, counted, held_out, converged, records)
-    known = replace(found.fitted, errors=errors, model_calls=counted.calls)
+    known = replace(found.fitted, errors=errors, model_calls=counted.meter.images)
     return Result(replace(found, fitted=known), min(errors, key=errors.__getitem__))
 
 
@@ -162,7 +162,7 @@ def best_student(model: Model, records: Records, settings: Settings, trials: int
         if indices not in tried:
             tried[indices] = fit(model, records, schedule, indices, settings.slopes)
             if best is None or tried[indices].error < best.error:
-                settings.keep(_calibration(tried[indices], records, settings, model.calls))
+                settings.keep(_calibration(tried[indices], records, settings, model.meter.images))
         return tried[indices]
 
     def searched(spread: float) -> tuple[int, ...]:

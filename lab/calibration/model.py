@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
 from ...samplers.integrate import Denoiser
+from ..metrics import Meter
 
 Tick = Callable[[int, str], None]
 """Told how many images a model call had, and what it is for."""
@@ -30,14 +32,14 @@ class Model:
     ) -> None:
         self.model, self.batch, self.tick, self.device = model, batch, tick, device
         self.doing = ""
-        self.calls = 0
+        self.meter = Meter(limit=math.inf)
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **extra: object) -> torch.Tensor:
         outputs = []
         for part, level in zip(x.split(self.batch), sigma.split(self.batch), strict=True):
             output = self.model(part.to(self.device), level.to(self.device), **extra)
             outputs.append(output.cpu().to(x.dtype))
-            self.calls += len(part)
+            self.meter(len(part))
             self.tick(len(part), self.doing)
             if not outputs[-1].isfinite().all():
                 raise NotFiniteError(

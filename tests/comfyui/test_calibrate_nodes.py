@@ -13,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from dpm_solver_nodes.lab import compare
-from dpm_solver_nodes.lab.calibration import calibrate, files
+from dpm_solver_nodes.lab import metrics
+from dpm_solver_nodes.lab.calibration import cost, files, teacher
 from dpm_solver_nodes.samplers.solvers.fitted import Calibration
 from dpm_solver_nodes.tests.support.digits import (
     MODEL,
@@ -94,7 +94,7 @@ def saved(host: Server) -> set[str]:
 
 def distance(a: Sampled, b: Sampled) -> float:
     """As the calibration measures it: a geometric mean over images."""
-    return compare.distance(a.latent, b.latent)
+    return metrics.distance(a.latent, b.latent)
 
 
 def converged(host: Server, **options: Any) -> Sampled:
@@ -246,8 +246,8 @@ def test_a_model_that_returns_nan(host: Server) -> None:
 
 # Seeds and those held out are one batch each, of 2 images: one prediction for each sigma.
 QUICK: dict[str, Any] = {"seeds": 2, "held_out": 2, "calls": 3}
-TEACHER = 2 * 2 * calibrate.POINTS
-FITS = calibrate.FIRST_TRIALS * 2 * 3
+TEACHER = 2 * 2 * teacher.POINTS
+FITS = cost.FIRST_TRIALS * 2 * 3
 
 
 @pytest.mark.parametrize(
