@@ -14,7 +14,6 @@ import torch
 
 from ...lab.calibration import calibrate, cost
 from ...lab.calibration.teacher import teacher_sigmas
-from ...samplers import RectifiedFlow
 from ...samplers.checks import at_least
 from ...samplers.log import LOG
 from ...samplers.options import Options
@@ -25,6 +24,7 @@ from ...samplers.solvers.recommended import Recommended, recommended_sigmas
 from . import calibrations, sampling
 from .calibrations import Pair
 from .guiding import fitting_latent
+from .model import ComfyModel
 from .progress import Progress
 
 RECOMMENDED = "DPM++ (recommended)"
@@ -55,14 +55,11 @@ def run(guider: Any, latent: Mapping[str, Any], asked: Asked, node_id: str | Non
     """
     for field in ("calls", "seeds", "held_out", "batch"):
         at_least(field, getattr(asked, field), 1)
-    patcher = guider.model_patcher
-    model_sampling = patcher.get_model_object("model_sampling")
-    settings = _settings(
-        asked, model_sampling, Fitted(calibrations.kind_of(patcher), _guidance(guider))
-    )
+    model = ComfyModel.of(guider.model_patcher)
+    settings = _settings(asked, model, Fitted(model.kind, _guidance(guider)))
     name = asked.name.strip() or default_name(settings.fitted, asked.calls)
     calibrations.check_name(name)  # before the model calls, not after
-    rivals = _rivals(model_sampling, settings)
+    rivals = _rivals(model, settings)
     progress = _announced(asked, len(settings.sigmas), len(rivals), node_id)
     best: list[Calibration] = []
     settings = replace(settings, tick=partial(_tick, progress), keep=best.append)
@@ -76,29 +73,30 @@ def run(guider: Any, latent: Mapping[str, Any], asked: Asked, node_id: str | Non
     if winner != calibrate.CALIBRATED:
         errors = report.partition("\n")[2]
         return Pair(
-            *sampling.recommended_pair(model_sampling, asked.calls),
+            *sampling.recommended_pair(model, asked.calls),
             f"Calibration brought nothing here: {winner} is closer, and the recommended solver "
             f"is what comes out; no file was written.\n{errors}",
         )
     return calibrations.pair(found, found.sigmas, f"{calibrations.saved(found, name)}\n{report}")
 
 
-def _settings(asked: Asked, model_sampling: Any, fitted: Fitted) -> calibrate.Settings:
-    schedule = sampling.noise_schedule(model_sampling)
-    sigma_max, sigma_min = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
-    if isinstance(schedule, RectifiedFlow) and abs(sigma_max - 1.0) < 1e-5:
-        sigma_max = 1.0
-    sigmas = sampling.on_table(model_sampling, teacher_sigmas(schedule, sigma_max, sigma_min))
+def _settings(asked: Asked, model: ComfyModel, fitted: Fitted) -> calibrate.Settings:
+    sigmas = teacher_sigmas(model.schedule, model.sigma_max, model.sigma_min)
     return calibrate.Settings(
-        schedule, sigmas, asked.calls, budget=asked.budget, batch=asked.batch, fitted=fitted
+        model.schedule,
+        model.on_whole_times(sigmas),
+        asked.calls,
+        budget=asked.budget,
+        batch=asked.batch,
+        fitted=fitted,
     )
 
 
-def _rivals(model_sampling: Any, settings: calibrate.Settings) -> dict[str, calibrate.Rival]:
+def _rivals(model: ComfyModel, settings: calibrate.Settings) -> dict[str, calibrate.Rival]:
     """The solvers without calibration to measure against, each on its own sigmas."""
     schedule, calls = settings.schedule, settings.calls
     ends = settings.sigmas[0], settings.sigmas[-1]
-    karras = comfy.samplers.calculate_sigmas(model_sampling, "karras", calls)
+    karras = comfy.samplers.calculate_sigmas(model.model_sampling, "karras", calls)
 
     def rival(options: Options, sigmas: Any) -> calibrate.Rival:
         return lambda model, x: sample(options, model, x, sigmas, schedule=schedule, disable=True)

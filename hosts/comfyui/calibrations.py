@@ -15,14 +15,12 @@ from ...samplers.checks import between, escaped
 from ...samplers.log import LOG
 from ...samplers.solvers.fitted import Calibrated, Calibration
 from . import sampling
+from .model import ComfyModel
 
 FOLDER = "dpm_solver"
 """Of the host's models folder, for calibrations."""
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
-
-SAME_START = 0.01
-"""How far, relatively, a model's sigma_max may be from that of the calibration."""
 
 
 def register_folder() -> None:
@@ -67,25 +65,14 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
             "then press R and choose it."
         )
     found = files.load(path)
-    model_sampling = model.get_model_object("model_sampling")
-    found.fits(sampling.noise_schedule(model_sampling))
-    kind, sigma_max = kind_of(model), float(model_sampling.sigma_max)
-    if found.fitted.model and found.fitted.model != kind:
-        raise ValueError(
-            f'The calibration "{name_shown}" was made on a model of the kind {found.fitted.model}, '
-            f"and the loaded one is of the kind {kind}: choose another, or calibrate anew."
-        )
-    if abs(found.sigmas[0] - sigma_max) > SAME_START * sigma_max:
-        raise ValueError(
-            f'The calibration "{name_shown}" starts at sigma {found.sigmas[0]:.4g}, and the loaded '
-            f"model at {sigma_max:.4g}: choose another, or calibrate anew."
-        )
+    host_model = ComfyModel.of(model)
+    host_model.check(found, f'The calibration "{name_shown}"')
     text = described(found)
     if denoise == 1.0:
         return pair(found, found.sigmas, text)
     if denoise == 0.0:
         return pair(found, (), text)
-    first = found.nearest(sampling.sigma_at(model_sampling, denoise))
+    first = found.nearest(host_model.sigma_at(denoise))
     return pair(found, found.sigmas[first:], text)
 
 
@@ -116,10 +103,6 @@ def _file(name: str) -> Path | None:
 def pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
     sampler = sampling.sampler(Calibrated(calibration=found))
     return Pair(sampler, torch.FloatTensor(sigmas), text)
-
-
-def kind_of(model: Any) -> str:
-    return type(model.model).__name__
 
 
 def folder() -> Path:

@@ -12,6 +12,7 @@ from ...samplers.checks import escaped
 from ...samplers.plan import Grid, read_sigmas
 from . import sampling
 from .candidates import at_least_one_step, name_of
+from .model import ComfyModel
 from .pictures import as_image
 
 
@@ -41,7 +42,7 @@ def plot_sigmas(
 
 
 def _schedule_of(model: Any) -> Any:
-    return sampling.noise_schedule(model.get_model_object("model_sampling"))
+    return ComfyModel.of(model).schedule
 
 
 def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
