@@ -59,7 +59,7 @@ def _nodes() -> list[Any]:
 
 
 def _lab() -> list[Any]:
-    from .hosts.comfyui.calibrate import register_folder
+    from .hosts.comfyui.calibrations import register_folder
     from .nodes_lab import NODES
 
     register_folder()

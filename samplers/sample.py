@@ -96,7 +96,6 @@ def sample_multistep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or two settings don't go together.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     options = Multistep(
         algorithm=algorithm,
@@ -169,7 +168,6 @@ def sample_singlestep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     options = Singlestep(
         algorithm=algorithm,
@@ -247,8 +245,8 @@ def sample_calibrated(
     Raises:
         ValueError: other sigmas, or a model of another kind.
     """
-    options = Calibrated(calibration=calibration)
     schedule = calibration.schedule() if schedule is None else schedule
+    options = Calibrated(calibration=calibration).on(schedule)
     return sample(options, model, x, sigmas, extra_args, callback, disable, schedule=schedule)
 
 

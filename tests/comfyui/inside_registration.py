@@ -34,7 +34,7 @@ import comfy.samplers  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
-OF_THE_LAB = (".hosts.comfyui.lab", ".hosts.comfyui.calibrate", ".nodes_lab")
+OF_THE_LAB = (".hosts.comfyui.compare", ".hosts.comfyui.calibrate", ".nodes_lab")
 
 
 class Missing(importlib.abc.MetaPathFinder):
