@@ -13,9 +13,9 @@ from functools import partial
 
 import torch
 
+from ..hosts.model_settings import with_model_settings
 from ..lab import calibrate
-from ..samplers import RectifiedFlow
-from ..samplers.catalog import CATALOG, Entry
+from ..samplers.catalog import CATALOG, SAMPLERS, Entry
 from ..samplers.recommended import recommended_sigmas
 from ..samplers.sample import sample_calibrated, sample_recommended
 from ..samplers.spacing import SPACINGS, TIME_POWERS, in_time
@@ -30,9 +30,8 @@ Build = Callable[[Scenario, int], tuple[Sampler, Sigmas]]
 
 def sampler_of(entry: Entry, scenario: Scenario) -> Sampler:
     """An entry as hosts run it on such a model."""
-    flow = isinstance(scenario.schedule, RectifiedFlow)
-    lowers = {"lower_long_steps": flow} if entry.sampler == "multistep" else {}
-    return partial(entry.function(), schedule=scenario.schedule, **lowers)
+    function = entry.function()
+    return partial(function, **with_model_settings(SAMPLERS[entry.sampler], {}, scenario.schedule))
 
 
 def spaced(spacing: str, scenario: Scenario, calls: int) -> list[float]:

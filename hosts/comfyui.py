@@ -95,7 +95,7 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
     """A sampler function as the host calls it: what depends on the model comes from the model.
 
     That is its schedule; for CFG++, the unconditional predictions; and where the solver can,
-    lowering of long steps on flows and with noise.
+    lowering of long steps.
     """
 
     solver = function.func if isinstance(function, partial) else function

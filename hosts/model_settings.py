@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..samplers import NoiseSchedule, RectifiedFlow
+from ..samplers import NoiseSchedule
 
 
 def with_model_settings(
@@ -14,12 +14,8 @@ def with_model_settings(
 ) -> dict[str, Any]:
     """The settings of one of `samplers.sample_*`, with those that follow from the model's schedule.
 
-    These are the schedule itself and, where the solver can, lowering of long steps on flows and with
-    noise.
+    These are the schedule itself and, where the solver can, lowering of long steps: hosts' lists have
+    such steps.
     """
-    own = inspect.signature(function).parameters
-    settings = {**settings, "schedule": schedule}
-    if "lower_long_steps" in own:
-        stochastic = settings.get("eta", own["eta"].default) != 0.0
-        settings["lower_long_steps"] = stochastic or isinstance(schedule, RectifiedFlow)
-    return settings
+    lowers = "lower_long_steps" in inspect.signature(function).parameters
+    return {**({"lower_long_steps": True} if lowers else {}), **settings, "schedule": schedule}

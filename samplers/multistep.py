@@ -17,6 +17,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from .exponential import EXACT, HALF_CURVATURE, MIDPOINT, Algorithm, Rule
+from .long_steps import FAR, LINEAR, grows, is_group, reach
 from .plan import PLANS_KEPT, Grid, Plan, Step, Weights, prediction
 from .singlestep import group
 
@@ -26,11 +27,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "exact": (EXACT[:1], EXACT[:2], EXACT[:3], EXACT[:4]),
 }
 """Solver type -> the rule of a step of order 1, 2, 3, ...: the published types end with 3."""
-
-LONG, LONGER = 2.0, 3.0
-"""A step of more than LONG in lambda_ and LONGER times the one before leads out of what the outputs
-so far can tell: a polynomial through them is worse there than none (benchmarks/defaults.py). Lists
-that are even in time down to a small sigma, and then 0, end with such a step, on flows most of all."""
 
 FEW_INTERVALS = 10  # "auto" lowers the last orders below this many, as the authors' code does
 
@@ -62,8 +58,9 @@ def plan_multistep(
             "on", "off", or "auto", which is on below 10 intervals.
         eta: how much noise the SDE has. Where lambda_ is infinite all of it is fresh: in the exact
             limit nothing is left of the state at a flow's 1 for any eta above 0.
-        lower_long_steps: whether a step far longer than the one before (see LONGER) has order 1; for
-            the exact order 3 it always has, unless lower_order_final is "off".
+        lower_long_steps: whether polynomials are read no further than `long_steps` says. With exact
+            weights of order 3 and 4, and for the corrector, they never are, unless lower_order_final
+            is "off".
         corrector: whether each state is corrected by the output at it.
         power: of sigma, in which the polynomials of "adams" run.
     """
@@ -71,7 +68,8 @@ def plan_multistep(
         lower_order_final == "auto" and grid.intervals < FEW_INTERVALS
     )
     singlestep_start = solver_type == "exact" and order >= 3 and algorithm != "adams"
-    lower_long_steps = lower_order_final != "off" and (lower_long_steps or singlestep_start)
+    careful = lower_order_final != "off"
+    limited = careful and (lower_long_steps or singlestep_start)
     start, intervals = _first(grid, algorithm), grid.intervals
     steps: list[Step] = []
     for i in range(len(grid.levels) - 1):
@@ -79,17 +77,25 @@ def plan_multistep(
             steps.append(grid.limit_step(i, kept=0.0 if eta else 1.0))
             continue
         highest = min(order, intervals - i) if lowered else order
-        if lower_long_steps and i > start and _leads_out(grid, i):
-            highest = 1
         grouped = i - start + 1  # intervals so far, this one included
-        if singlestep_start and 2 <= grouped <= min(2 + corrector, highest):
+        if (
+            singlestep_start
+            and 2 <= grouped <= min(2 + corrector, highest)
+            and not (limited and not is_group(algorithm, grid.levels[start : i + 2]))
+        ):
             steps[start:] = group(grid, algorithm, solver_type, start, i + 1, lambda _: eta)
             continue
         # Outputs from where lambda_ is infinite are worth nothing: the polynomial can't reach there.
-        step_order = min(highest, i - start + 1)
-        steps.append(_step(grid, algorithm, RULES[solver_type][step_order - 1], i, eta, power))
+        step_order = min(highest, grouped)
+        share = 1.0
+        if limited and step_order > 1:
+            share = reach(FAR[algorithm], *grid.levels[i - 1 : i + 2])
+            if share < LINEAR:
+                step_order = 2
+        rule = RULES[solver_type][step_order - 1]
+        steps.append(_step(grid, algorithm, rule, i, eta, power, share))
     if corrector:
-        steps = _corrected(grid, algorithm, steps, power)
+        steps = _corrected(grid, algorithm, steps, power, careful)
     return grid.plan(steps)
 
 
@@ -98,29 +104,28 @@ def _first(grid: Grid, algorithm: Algorithm) -> int:
     return 0 if algorithm == "adams" else grid.first
 
 
-def _leads_out(grid: Grid, i: int) -> bool:
-    before, start, end = (level.lambda_ for level in grid.levels[i - 1 : i + 2])
-    return abs(end - start) > max(LONG, LONGER * abs(start - before))
-
-
-def _corrected(grid: Grid, algorithm: Algorithm, steps: list[Step], power: float) -> list[Step]:
+def _corrected(
+    grid: Grid, algorithm: Algorithm, steps: list[Step], power: float, careful: bool
+) -> list[Step]:
     """The same steps, each with the correction of the state it starts from.
 
     The state that a step of order p made is corrected by the polynomial through p + 1 outputs, the new
     one included. That of a singlestep group is as good as it would become, and the outputs at its
     inner nodes are too far off for a correction to use.
+
+    Args:
+        careful: whether a step stays uncorrected where the new output's error would grow too much.
     """
     first = _first(grid, algorithm)
-    corrected, base = (
-        list(steps),
-        0,
-    )  # base: index of the level that the present state was made from
+    corrected = list(steps)
+    base = 0  # index of the level that the present state was made from
     for i in range(1, len(steps)):
         made = steps[i - 1]
         if made.inner:
             continue
         grouped = i > 1 and steps[i - 2].inner
-        if base >= first and not grouped:
+        grown = careful and grows(algorithm, *grid.levels[base : i + 1 : i - base])
+        if base >= first and not grouped and not grown:
             transition = grid.transition(algorithm, base, i, power=power)
             # The polynomial's origin is the base.
             usable = [j for j in range(i, first - 1, -1) if not (j and steps[j - 1].inner)]
@@ -134,7 +139,9 @@ def _corrected(grid: Grid, algorithm: Algorithm, steps: list[Step], power: float
     return corrected
 
 
-def _step(grid: Grid, algorithm: Algorithm, rule: Rule, i: int, eta: float, power: float) -> Step:
+def _step(
+    grid: Grid, algorithm: Algorithm, rule: Rule, i: int, eta: float, power: float, share: float
+) -> Step:
     levels = grid.levels
     transition = grid.transition(algorithm, i, i + 1, eta, power)
     nodes = [grid.distance(algorithm, i, i - age, power) for age in range(1, len(rule))]
@@ -142,7 +149,7 @@ def _step(grid: Grid, algorithm: Algorithm, rule: Rule, i: int, eta: float, powe
         sigma=levels[i].sigma,
         sigma_next=levels[i + 1].sigma,
         state=transition.state,
-        outputs=transition.weights(nodes, rule),
+        outputs=transition.weights(nodes, rule, share),
         prediction=prediction(algorithm, levels[i]),
         order=len(rule),
         noise=transition.noise,

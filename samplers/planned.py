@@ -64,4 +64,5 @@ def plan_of(
     grid = Grid.of(sigmas, chosen["schedule"] or VarianceExploding())
     solver_type = SOLVER_TYPE_ALIASES.get(chosen["solver_type"], chosen["solver_type"])
     common = (cast(Algorithm, chosen["algorithm"]), int(chosen["order"]), solver_type)
-    return plan_singlestep(grid, *common, chosen["grouping"], chosen["eta"])
+    lowers = chosen["lower_long_steps"] or not grid.falls
+    return plan_singlestep(grid, *common, chosen["grouping"], chosen["eta"], lowers)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from .exponential import EXACT, MIDPOINT, Algorithm, distance
+from .long_steps import groups
 from .plan import PLANS_KEPT, Grid, Plan, Step, prediction
 
 
@@ -26,6 +27,7 @@ def plan_singlestep(
     solver_type: str,
     grouping: str,
     eta: float = 0.0,
+    lower_long_steps: bool = False,
 ) -> Plan:
     """Plan a singlestep run: n calls for n intervals.
 
@@ -35,6 +37,7 @@ def plan_singlestep(
         grouping: "fast" ends in shorter groups, as published; "fixed" uses groups of `order` and the
             remainder as one.
         eta: how much noise is added, as a multiple of the SDE's (see `ancestral_eta`).
+        lower_long_steps: whether groups are shorter where `long_steps` says so.
     """
     kept = math.sqrt(1.0 - min(eta, 1.0) ** 2)
 
@@ -44,9 +47,11 @@ def plan_singlestep(
     steps: list[Step] = []
     if grid.first < grid.intervals:
         steps += [grid.limit_step(i, kept) for i in range(grid.first)]
-        for size in group_sizes(grid.intervals - grid.first, order, grouping):
-            start = len(steps)
-            steps += group(grid, algorithm, solver_type, start, start + size, eta_of)
+        for published in group_sizes(grid.intervals - grid.first, order, grouping):
+            levels = grid.levels[len(steps) : len(steps) + published + 1]
+            for size in groups(algorithm, levels) if lower_long_steps else [published]:
+                start = len(steps)
+                steps += group(grid, algorithm, solver_type, start, start + size, eta_of)
     steps += [grid.limit_step(i, kept) for i in range(len(steps), len(grid.levels) - 1)]
     return grid.plan(steps)
 
