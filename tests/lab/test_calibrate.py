@@ -39,9 +39,9 @@ from dpm_solver_nodes.samplers.solvers.fitted import (
     Fitted,
     exact_weights,
 )
-from dpm_solver_nodes.samplers.solvers.multistep import plan_multistep
 from dpm_solver_nodes.samplers.solvers.recommended import recommended_sigmas
 from dpm_solver_nodes.tests.support.like_mps import LikeMPS, only_waiting_copies
+from dpm_solver_nodes.tests.support.plans import plan_multistep
 
 VE, FLOW = VarianceExploding(), RectifiedFlow()
 CALLS, SEEDS, HELD_OUT = 6, 8, 6
