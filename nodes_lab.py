@@ -67,7 +67,7 @@ class DPMSolver_Compare(io.ComfyNode):
                     default="5, 8, 10, 15, 20, 25",
                     tooltip="Numbers of model calls to compare at, with commas between them. A "
                     "sampler that calls the model twice in a step gets half the steps, so that all "
-                    "have the same cost.",
+                    "have the same cost. At most 120 runs: candidates times numbers of calls.",
                 ),
                 io.Int.Input(
                     "reference_calls",
@@ -331,7 +331,8 @@ class DPMSolver_Calibrate(io.ComfyNode):
                     default=20,
                     min=2,
                     max=256,
-                    tooltip="Noises to fit on. 20 is enough; fewer for very large latents.",
+                    tooltip="Noises to fit on. 20 is enough; fewer for very large latents: each takes "
+                    "eight times its latent of main memory, and all of them 4 GiB at most.",
                 ),
                 io.Int.Input(
                     "held_out",
@@ -356,7 +357,8 @@ class DPMSolver_Calibrate(io.ComfyNode):
                     min=1,
                     max=64,
                     advanced=True,
-                    tooltip="Images in a model call. 1 for the least memory.",
+                    tooltip="Images in a model call, and so on the device at a time. 1 for the least "
+                    "memory.",
                 ),
                 io.Int.Input(
                     "noise_seed",

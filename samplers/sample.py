@@ -96,7 +96,6 @@ def sample_multistep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or two settings don't go together.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     options = Multistep(
         algorithm=algorithm,
@@ -169,7 +168,6 @@ def sample_singlestep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     options = Singlestep(
         algorithm=algorithm,
@@ -293,7 +291,7 @@ def sample_adaptive(
         pcoeff, icoeff, dcoeff, accept_safety: giving any of them selects k-diffusion's PID controller
             (its defaults 0, 1, 0, 0.81) in place of the authors'.
         max_calls: never exceeded. When it runs short, the rest of the way is taken in the calls that
-            are left, with a RuntimeWarning.
+            are left, with one warning in the log.
         callback: its i follows the way done in lambda_, from 0 to len(sigmas) - 2.
         return_info: return (x, info), info with nfe, accepted, rejected and sigmas.
         eta, s_noise, noise_sampler, noise_device: as the other samplers have them; eta must be 0, and

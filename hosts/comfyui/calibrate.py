@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import torch
 
 from ...lab.calibration import calibrate, files
 from ...samplers import VarianceExploding
-from ...samplers.checks import at_least, between
+from ...samplers.checks import at_least, between, escaped
 from ...samplers.options import Options
 from ...samplers.sample import sample
 from ...samplers.solvers.fitted import Calibrated, Calibration, Fitted
@@ -30,6 +31,9 @@ FOLDER = "dpm_solver"
 
 RECOMMENDED = "DPM++ (recommended)"
 KARRAS_2M = "DPM++ 2M Karras"
+UNMEASURED = "_unmeasured"
+"""Ends the name of a calibration that was stopped."""
+
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
 SAME_START = 0.01
@@ -44,8 +48,10 @@ def register_folder() -> None:
 
 
 def names() -> list[str]:
-    """The calibrations there are, for a menu."""
-    return [files.portable(name) for name in folder_paths.get_filename_list(FOLDER)] or [NONE_YET]
+    """The calibrations there are, for a menu, without links that lead nowhere."""
+    listed = folder_paths.get_filename_list(FOLDER)
+    there = [name for name in listed if folder_paths.get_full_path(FOLDER, name) is not None]
+    return list(map(files.portable, there)) or [NONE_YET]
 
 
 class Pair(NamedTuple):
@@ -68,12 +74,12 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
         ValueError: there is no such file, it is damaged, or it doesn't fit the model.
     """
     between("denoise", denoise, 0.0, 1.0)
-    path = _file(name)
+    path, name_shown = _file(name), escaped(name, 100)
     if path is None:
-        which = "There is no calibration" + (f' "{name}"' if name != NONE_YET else " yet")
+        which = "There is no calibration" + (f' "{name_shown}"' if name != NONE_YET else " yet")
         raise ValueError(
-            f"{which} in {_folder()}: run DPM-Solver Calibrate, or copy a file there; then press R "
-            "and choose it."
+            f"{which} in {escaped(str(_folder()))}: run DPM-Solver Calibrate, or copy a file there; "
+            "then press R and choose it."
         )
     found = files.load(path)
     model_sampling = model.get_model_object("model_sampling")
@@ -81,13 +87,13 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
     kind, sigma_max = _kind(model), float(model_sampling.sigma_max)
     if found.fitted.model and found.fitted.model != kind:
         raise ValueError(
-            f'The calibration "{name}" was made on a model of the kind {found.fitted.model}, and the '
-            f"loaded one is of the kind {kind}: choose another, or calibrate anew."
+            f'The calibration "{name_shown}" was made on a model of the kind {found.fitted.model}, '
+            f"and the loaded one is of the kind {kind}: choose another, or calibrate anew."
         )
     if abs(found.sigmas[0] - sigma_max) > SAME_START * sigma_max:
         raise ValueError(
-            f'The calibration "{name}" starts at sigma {found.sigmas[0]:.4g}, and the loaded model '
-            f"at {sigma_max:.4g}: choose another, or calibrate anew."
+            f'The calibration "{name_shown}" starts at sigma {found.sigmas[0]:.4g}, and the loaded '
+            f"model at {sigma_max:.4g}: choose another, or calibrate anew."
         )
     text = _described(found)
     if denoise == 1.0:
@@ -101,10 +107,11 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
 def fingerprint(name: str) -> str:
     """Another one where another file has come under this name."""
     path = _file(name)
-    if path is None:
-        return ""
-    state = path.stat()
-    return f"{state.st_mtime_ns} {state.st_size}"
+    try:
+        state = None if path is None else path.stat()
+    except OSError:  # gone meanwhile
+        state = None
+    return "" if state is None else f"{state.st_mtime_ns} {state.st_size}"
 
 
 def _file(name: str) -> Path | None:
@@ -116,7 +123,8 @@ def _file(name: str) -> Path | None:
     wanted = files.portable(name)
     for listed in folder_paths.get_filename_list(FOLDER):
         if files.portable(listed) in (wanted, wanted + files.EXTENSION):
-            return Path(folder_paths.get_full_path(FOLDER, listed))
+            path = folder_paths.get_full_path(FOLDER, listed)
+            return None if path is None else Path(path)  # None: a link that leads nowhere
     return None
 
 
@@ -140,6 +148,11 @@ def _described(found: Calibration) -> str:
         f"{found.calls} model calls, for {fitted.model or 'any model'}{guidance}; "
         f"fitted on {fitted.seeds} seeds with {fitted.model_calls} model calls."
     ]
+    if fitted.stopped:
+        lines.append(
+            "Not measured, as its calibration was stopped: compare it with other samplers, or "
+            "calibrate anew."
+        )
     if fitted.errors:
         lines.append("Distance to the converged image, on seeds it was not fitted on:")
         lines += [f"  {error:.4f}  {name}" for name, error in fitted.errors.items()]
@@ -219,7 +232,9 @@ def run(
 
     best: list[Calibration] = []
 
-    def on_model(denoiser: Any, starts: torch.Tensor, extra_args: Any) -> None:
+    def on_model(
+        denoiser: Any, starts: torch.Tensor, device: torch.device, extra_args: Any
+    ) -> None:
         result.append(
             calibrate.calibrate(
                 partial(denoiser, **extra_args),
@@ -231,6 +246,7 @@ def run(
                 rivals,
                 budget=settings.budget,
                 batch=settings.batch,
+                device=device,
                 fitted=fitted,
                 tick=tick,
                 keep=best.append,
@@ -242,7 +258,8 @@ def run(
         _sample(guider, latent, settings, sigma_max, on_model)
     except BaseException:  # an interrupt, most likely: what was found so far is kept
         if best:
-            outcome = f"the best so far is not yet measured. {_saved(best[-1], name)}"
+            stopped = replace(best[-1], fitted=replace(best[-1].fitted, stopped=True))
+            outcome = f"the best so far is not yet measured. {_saved(stopped, name, UNMEASURED)}"
         else:
             outcome = "nothing was fitted yet, and nothing is saved."
         logging.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
@@ -276,24 +293,28 @@ def _default_name(fitted: Fitted, calls: int) -> str:
     return f"{fitted.model}_{calls}calls{guidance}"
 
 
-def _saved(found: Calibration, name: str) -> str:
+def _saved(found: Calibration, name: str, mark: str = "") -> str:
     """Save under a free name, and say where; a full disk must not lose what was found."""
     try:
-        path = files.free_path(_folder(), name)
+        path = files.free_path(_folder(), name, mark)
         files.save(found, path)
     except OSError as error:
-        logging.warning(f"DPM-Solver Calibrate could not save its result: {error}")
-        return f"Not saved: {error}."
-    return f"Saved as {path.name} in {path.parent}."
+        why = escaped(str(error))
+        logging.warning(f"DPM-Solver Calibrate could not save its result: {why}")
+        return f"Not saved: {why}."
+    return f"Saved as {path.name} in {escaped(str(path.parent))}."
 
 
 def _sample(
     guider: Any, latent: Mapping[str, Any], settings: Settings, sigma_max: float, function: Any
 ) -> None:
-    """Have the host load the model, and call `function(denoiser, starts, extra_args)` with it.
+    """Have the host load the model, and call `function(denoiser, starts, device, extra_args)` with it.
 
-    The starts are one noise per seed, as the host scales it. The host is shown no more images than
-    one model call has, as it makes room for as many.
+    The starts are one noise per seed, as the host scales it, in the main memory. The host is shown no
+    more images than one model call has, as it makes room for as many.
+
+    Raises:
+        ValueError: the latent has several parts, or the noises are too many for the main memory.
     """
     samples = latent["samples"]
     if samples.is_nested:
@@ -302,19 +323,22 @@ def _sample(
             "of video alone."
         )
     one = torch.zeros_like(fitting_latent(guider.model_patcher, latent, samples[:1]))
+    calibrate.check_memory(one.numel(), settings.seeds, settings.held_out)
     count = settings.seeds + settings.held_out
     noise = torch.cat([comfy.sample.prepare_noise(one, settings.seed + k) for k in range(count)])
 
     def on_model(
         denoiser: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: Any, **_: Any
     ) -> torch.Tensor:
-        scaled = guider.model_patcher.get_model_object("model_sampling").noise_scaling(
-            sigmas[0], noise.to(x), torch.zeros_like(noise).to(x), max_denoise=True
-        )
-        function(denoiser, scaled, extra_args)
+        model_sampling = guider.model_patcher.get_model_object("model_sampling")
+        for part in noise.split(settings.batch):  # in place: there may be many
+            on_device = part.to(x)
+            none = torch.zeros_like(on_device)
+            part.copy_(model_sampling.noise_scaling(sigmas[0], on_device, none, max_denoise=True))
+        function(denoiser, noise, x.device, extra_args)
         return x
 
-    shown = noise[: settings.batch]
+    shown = noise[: settings.batch].clone()
     guider.sample(
         shown,
         torch.zeros_like(shown),

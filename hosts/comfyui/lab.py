@@ -25,6 +25,7 @@ from ...lab import compare, grid, plots, table
 from ...lab.compare import Candidate, Cell, Job, Meter, Reference, Sigmas
 from ...lab.memory import Fingerprint, Memory
 from ...samplers import VarianceExploding
+from ...samplers.checks import escaped
 from ...samplers.plan import Grid, read_sigmas
 from . import sampling
 
@@ -63,7 +64,8 @@ def entry(label: str, sampler: Any, scheduler: str, sigmas: torch.Tensor | None)
     else:
         _known("scheduler", scheduler, comfy.samplers.KSampler.SCHEDULERS)
     where = "own sigmas" if sigmas is not None else scheduler
-    return Entry(label.strip() or f"{_name_of(sampler)} {where}", sampler, scheduler, sigmas)
+    label = label.strip() or f"{_name_of(sampler)} {where}"
+    return Entry(escaped(label, compare.LABEL_LENGTH), sampler, scheduler, sigmas)
 
 
 def _name_of(sampler: Any) -> str:
@@ -157,6 +159,12 @@ class Bench:
             samples, _ = comfy.utils.pack_latents(samples.unbind())
         return samples
 
+    @property
+    def shown_bytes(self) -> int:
+        """Of the latents that are kept of a run, to be shown."""
+        parts = self.start.unbind() if self.start.is_nested else [self.start]
+        return 4 * sum(part[: compare.MOST_IMAGES].numel() for part in parts)
+
     def first_part(self, latent: torch.Tensor) -> torch.Tensor:
         """A latent of `sample` as a VAE takes it: of several parts the first."""
         if not self.start.is_nested:
@@ -236,8 +244,8 @@ def candidates(bench: Bench, text: str, entries: Sequence[Entry]) -> list[Candid
         where = f"line {number} of candidates"
         if len(words) != 2:
             raise ValueError(
-                f'{where} is "{line.strip()[:60]}": write a sampler and a scheduler with a space '
-                'between them, such as "dpmpp_2m karras".'
+                f'{where} is "{escaped(line.strip(), 60)}": write a sampler and a scheduler with a '
+                'space between them, such as "dpmpp_2m karras".'
             )
         name, scheduler = words
         _known(f"sampler in {where}", name, comfy.samplers.KSampler.SAMPLERS)
@@ -250,7 +258,7 @@ def candidates(bench: Bench, text: str, entries: Sequence[Entry]) -> list[Candid
             "Solver Compare has no candidates: write a sampler and a scheduler per line, such as "
             '"dpmpp_2m karras", or connect a Solver Candidate.'
         )
-    labels = compare.distinct([label for label, *_ in found])
+    labels = compare.distinct([escaped(label, compare.LABEL_LENGTH) for label, *_ in found])
     return [
         _candidate(bench, label, *rest) for label, (_, *rest) in zip(labels, found, strict=True)
     ]
@@ -276,8 +284,10 @@ def _known(what: str, name: str, names: Sequence[str]) -> None:
     if name in names:
         return
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f'did you mean "{near[0]}"?' if near else "take a name from KSampler's menu."
-    raise ValueError(f'The {what} is "{name[:60]}", which this ComfyUI does not have: {hint}')
+    hint = f'did you mean "{escaped(near[0])}"?' if near else "take a name from KSampler's menu."
+    raise ValueError(
+        f'The {what} is "{escaped(name, 60)}", which this ComfyUI does not have: {hint}'
+    )
 
 
 def _at_least_one_step(name: str, sigmas: torch.Tensor) -> None:
@@ -454,6 +464,7 @@ def solver_compare(
     budgets = compare.parse_calls(calls)
     bench = Bench(guider_of(guider, model, positive, negative, cfg), latent, seed)
     chosen = candidates(bench, text, entries)
+    compare.check_size(chosen, budgets, bench.shown_bytes)
     if reference_sigmas is not None:
         _at_least_one_step("reference_sigmas", reference_sigmas)
     sampler = reference_sampler or comfy.samplers.sampler_object(REFERENCE_SAMPLER)
@@ -480,7 +491,7 @@ def solver_compare(
                 cells,
                 budgets,
                 {
-                    i: pictures(cell.latent)
+                    i: grid.mosaic(pictures(cell.latent))
                     for i, cell in enumerate(cells)
                     if cell.latent is not None and not cell.failure
                 },
@@ -513,7 +524,7 @@ class Pictures:
 
     def __call__(self, latent: torch.Tensor) -> np.ndarray:
         """[batch, ...] -> [batch, height, width, 3], from 0 to 1; of a video the middle frames."""
-        latent = self._bench.first_part(latent)[: grid.MOST_IMAGES]
+        latent = self._bench.first_part(latent)[: compare.MOST_IMAGES]
         if self._vae is None:
             return self._preview(latent)
         images = self._vae.decode(latent)
@@ -576,7 +587,8 @@ def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
     """The plan of a SAMPLER of ours, or why there is none to show."""
     options = sampling.options_of(sampler)
     if options is None:
-        return None, f"{_name_of(sampler)} is no sampler of this pack: its weights are its own."
+        name = escaped(_name_of(sampler), compare.LABEL_LENGTH)
+        return None, f"{name} is no sampler of this pack: its weights are its own."
     plan = options.on(schedule).plan(Grid.of(sigmas, schedule))
     if plan is None:
         return (

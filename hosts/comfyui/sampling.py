@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,6 @@ from ...samplers.schedules.sigma_lists import (
     in_time,
     log_snr,
 )
-from ...samplers.solvers.adaptive import Adaptive, MaxCallsWarning
 from ...samplers.solvers.recommended import Recommended, recommended
 
 MOST_STEPS = 1_000_000
@@ -95,21 +92,18 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
         _remark(options, model_sampling, sigmas)
-        with (
-            _logged(MaxCallsWarning) if isinstance(options, Adaptive) else contextlib.nullcontext()
-        ):
-            return run(
-                replace(options, **settings).on(schedule),
-                model,
-                x,
-                sigmas,
-                extra_args,
-                callback,
-                disable,
-                noise_sampler=noise_sampler,
-                schedule=schedule,
-                unconditional=unconditional,
-            )
+        return run(
+            replace(options, **settings).on(schedule),
+            model,
+            x,
+            sigmas,
+            extra_args,
+            callback,
+            disable,
+            noise_sampler=noise_sampler,
+            schedule=schedule,
+            unconditional=unconditional,
+        )
 
     sample.options = options  # type: ignore[attr-defined]  # see options_of
     return sample
@@ -129,21 +123,6 @@ def _remark(options: Options, model_sampling: Any, given: torch.Tensor) -> None:
                 "for them set the scheduler to dpm_solver_recommended, or connect the SIGMAS of "
                 "DPM++ (recommended)."
             )
-
-
-@contextlib.contextmanager
-def _logged(category: type[Warning]) -> Iterator[None]:
-    """Warnings of this kind go to the host's log; all others go where they would."""
-    with warnings.catch_warnings(record=True) as caught:
-        try:
-            yield
-        finally:
-            later = list(caught)
-    for one in later:
-        if issubclass(one.category, category):
-            logging.warning(f"DPM-Solver Adaptive: {one.message}")
-        else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def options_of(sampler: Any) -> Options | None:

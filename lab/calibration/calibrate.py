@@ -20,8 +20,8 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,11 +48,15 @@ PRIOR_ORDER = 3
 ROUNDS, SOFTENING = 4, 0.05
 """Of the reweighting: how often, and the part of the mean square error that no image falls below."""
 
-MOST_NUMBERS = 16384
-"""Numbers of each image that enter a fit, a random choice of them where there are more."""
+MOST_NUMBERS, MOST_NUMBERS_OF_ALL = 16384, 2**20
+"""Numbers of each image, and of all seeds, that enter a fit: a random choice if there are more. The
+teacher's states then take 260 MiB at most."""
 
-MOST_STATES = 4096
-"""Kept by a search, some kilobytes each."""
+STATES_BYTES = 2**26
+"""What a search keeps at most."""
+
+MOST_BYTES = 2**32
+"""What the noises, and the students' states and slopes, may take of the main memory."""
 
 SPREADS = (0.5, 0.3, 1.0)
 """What the searches suppose of a model off the teacher's path; see `Surrogate`."""
@@ -101,19 +105,24 @@ class NotFiniteError(RuntimeError):
 class Model:
     """A model as the calibration calls it: in small batches, counted, with every call told of.
 
+    All else happens in the main memory: no more than a batch is ever on the device.
+
     Raises:
         NotFiniteError: at the first call whose output is not finite, so that no more are wasted.
     """
 
-    def __init__(self, model: Denoiser, batch: int, tick: Tick) -> None:
-        self.model, self.batch, self.tick = model, batch, tick
+    def __init__(
+        self, model: Denoiser, batch: int, tick: Tick, device: torch.device | str = "cpu"
+    ) -> None:
+        self.model, self.batch, self.tick, self.device = model, batch, tick, device
         self.doing = ""
         self.calls = 0
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **extra: object) -> torch.Tensor:
         outputs = []
         for part, level in zip(x.split(self.batch), sigma.split(self.batch), strict=True):
-            outputs.append(self.model(part, level, **extra))
+            output = self.model(part.to(self.device), level.to(self.device), **extra)
+            outputs.append(output.cpu().to(x.dtype))
             self.calls += len(part)
             self.tick(len(part), self.doing)
             if not outputs[-1].isfinite().all():
@@ -132,21 +141,16 @@ class Records:
         sigmas: M, its list without the final 0.
         starts: [S, ...], the noises it started from.
         states: [M + 1, S, d] at each sigma and at the end, d numbers of each image.
-        outputs: [M, S, d], the denoised outputs there.
+        products: [S, 2M + 1, 2M + 1], mean products of those states and of the M denoised outputs,
+            of each image.
         numbers: [d], which numbers of an image were kept.
     """
 
     sigmas: tuple[float, ...]
     starts: torch.Tensor
     states: torch.Tensor
-    outputs: torch.Tensor
+    products: Array
     numbers: torch.Tensor
-
-    @cached_property
-    def products(self) -> Array:
-        """[S, 2M + 1, 2M + 1]: mean products of all states and outputs, of each image."""
-        rows = torch.cat([self.states, self.outputs]).transpose(0, 1)
-        return np.stack([(r @ r.T / r.shape[1]).numpy() for r in rows.double()])
 
     @property
     def variance(self) -> float:
@@ -159,33 +163,42 @@ class Records:
 
 
 def _numbers(x: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-    return x.flatten(1)[:, which.to(x.device)].float().cpu()
+    return x.cpu().flatten(1)[:, which].float()
 
 
 def teach(
     model: Model, starts: torch.Tensor, sigmas: Sequence[float], schedule: NoiseSchedule
 ) -> Records:
     """Solve the ODE finely from each start."""
-    size = starts[0].numel()
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    numbers = order[:MOST_NUMBERS].sort().values
-    states, outputs = [], []
-    for part in starts.split(model.batch):
-        x_of_part: list[torch.Tensor] = []
-        d_of_part: list[torch.Tensor] = []
+    points = len(sigmas)
+    generator = torch.Generator("cpu").manual_seed(0)
+    order = torch.randperm(starts[0].numel(), generator=generator, device="cpu")
+    most = min(MOST_NUMBERS, MOST_NUMBERS_OF_ALL // len(starts))
+    numbers = order[:most].sort().values
+    states = torch.empty(points + 1, len(starts), len(numbers), device="cpu")
+    products: list[Array] = []
+    for part, kept in zip(starts.split(model.batch), states.split(model.batch, 1), strict=True):
+        outputs = torch.empty_like(kept[1:])
 
         def keep(
-            report: Mapping[str, torch.Tensor],
-            x_of_part: list[torch.Tensor] = x_of_part,
-            d_of_part: list[torch.Tensor] = d_of_part,
+            report: Mapping[str, Any],
+            kept: torch.Tensor = kept,
+            outputs: torch.Tensor = outputs,
         ) -> None:
-            x_of_part.append(_numbers(report["x"], numbers))
-            d_of_part.append(_numbers(report["denoised"], numbers))
+            kept[report["i"]] = _numbers(report["x"], numbers)
+            outputs[report["i"]] = _numbers(report["denoised"], numbers)
 
         end = TEACHER(model, part, [*sigmas, 0.0], callback=keep, schedule=schedule)
-        states.append(torch.stack([*x_of_part, _numbers(end, numbers)]))
-        outputs.append(torch.stack(d_of_part))
-    return Records(tuple(sigmas), starts, torch.cat(states, 1), torch.cat(outputs, 1), numbers)
+        kept[points] = _numbers(end, numbers)
+        for k in range(len(part)):
+            products.append(_products(torch.cat([kept[:, k], outputs[:, k]])))
+    return Records(tuple(sigmas), starts, states, np.stack(products), numbers)
+
+
+def _products(rows: torch.Tensor) -> Array:
+    """[m, m]: mean products of m vectors, of one image, [m, d]."""
+    rows = rows.double()
+    return (rows @ rows.T / rows.shape[1]).numpy()
 
 
 def reweighted(products: Array, prior: Array, rounds: int = ROUNDS) -> tuple[Array, Array]:
@@ -250,6 +263,8 @@ class Surrogate:
         self.variance = 0.3 * records.variance
         self.unit = np.eye(2 * self.points + 1 + calls)
         self.states: dict[tuple[int, ...], _State] = {}
+        numbers = len(self.products) * calls + (slopes + 2) * len(self.unit)
+        self.most_states = STATES_BYTES // (8 * numbers)
         self.priors: dict[tuple[int, ...], Array] = {}
 
     def gain(self, sigma: float) -> float:
@@ -270,7 +285,7 @@ class Surrogate:
 
     def error(self, indices: tuple[int, ...]) -> float:
         """What a student on these sigmas, one for each call, would end with."""
-        if len(self.states) > MOST_STATES:
+        if len(self.states) > self.most_states:
             self.states.clear()
         return self._state((*indices, self.points)).error
 
@@ -377,14 +392,15 @@ def fit(
     for i in range(len(indices)):
         kept.insert(0, (x - model(x, x.new_full((len(x),), sigmas[i]))) / sigmas[i])
         del kept[slopes:]
-        parts = [x, *kept]
-        vectors = torch.stack([*(records.of(part) for part in parts), records.states[path[i + 1]]])
-        vectors = vectors.double()
-        products = torch.einsum("asd,bsd->sab", vectors, vectors) / vectors.shape[-1]
+        target = records.states[path[i + 1]]
+        vectors = torch.stack([*(records.of(part) for part in (x, *kept)), target], 1)
+        products = np.stack([_products(of_image) for of_image in vectors])
         exact = prior(schedule, sigmas[: i + 2], slopes)
-        weights, errors = reweighted(products.numpy(), exact)
+        weights, errors = reweighted(products, exact)
         steps.append(Weights(float(weights[0]), tuple(map(float, weights[1:]))))
-        x = torch.stack([float(w) * part for w, part in zip(weights, parts, strict=True)]).sum(0)
+        x = steps[-1].state * x
+        for weight, slope in zip(steps[-1].outputs, kept, strict=True):
+            x.add_(slope, alpha=weight)
     return Student(indices, tuple(steps), geometric_mean(errors))
 
 
@@ -439,6 +455,20 @@ def cost(budget: int, calls: int, seeds: int, held_out: int, points: int, rivals
     return Cost(teacher, trial, trials, check)
 
 
+def check_memory(size: int, seeds: int, held_out: int, slopes: int = SLOPES) -> None:
+    """Raise ValueError if latents of `size` numbers would take more than MOST_BYTES of main memory.
+
+    A seed takes its noise, its state and the next one, its slopes and the model's output at once.
+    """
+    of_seed, of_held_out = 4 * size * (slopes + 4), 4 * size
+    if seeds * of_seed + held_out * of_held_out > MOST_BYTES:
+        most = max(MOST_BYTES - held_out * of_held_out, 0) // of_seed
+        raise ValueError(
+            f"{seeds} seeds of latents of {size} numbers take more than {MOST_BYTES >> 30} GiB of "
+            f"main memory: take at most {most} seeds, or smaller latents."
+        )
+
+
 class Result(NamedTuple):
     """What `calibrate` found.
 
@@ -463,6 +493,7 @@ def calibrate(
     *,
     budget: int = 5000,
     batch: int = 4,
+    device: torch.device | str | None = None,
     slopes: int = SLOPES,
     fitted: Fitted = Fitted(),  # noqa: B008  # frozen
     tick: Tick = lambda calls, doing: None,
@@ -478,7 +509,9 @@ def calibrate(
         calls: of the solver; its list has calls + 1 sigmas, the last one 0.
         rivals: solvers without calibration to measure against: name -> (model, starts) -> images.
         budget: single-image model calls that may be made.
-        batch: images in a model call.
+        batch: images in a model call, and at any time on the device.
+        device: where the model is called; by default where the starts are. All else is computed in
+            the main memory, of which it takes at most MOST_BYTES and 0.5 GiB.
         slopes: how many of them a step may use.
         fitted: what to write into the calibration besides what is found here.
         tick: told after every model call: how many images it had, and what it is for; and while it
@@ -487,7 +520,8 @@ def calibrate(
             interrupt loses nothing.
 
     Raises:
-        ValueError: the budget is too small, or there are more calls than sigmas.
+        ValueError: the budget is too small, there are more calls than sigmas, or the latents take
+            more than MOST_BYTES.
         NotFiniteError: the model returned NaN or infinity.
     """
     if not 1 <= calls <= len(sigmas) // 2:
@@ -495,12 +529,15 @@ def calibrate(
             f"calls must be a whole number from 1 to {len(sigmas) // 2}, not {calls!r}."
         )
     plan = cost(budget, calls, len(starts), len(held_out), len(sigmas), len(rivals))
-    wrapped = Model(model, batch, tick)
+    check_memory(starts[0].numel(), len(starts), len(held_out), slopes)
+    wrapped = Model(model, batch, tick, starts.device if device is None else device)
+    starts, held_out = starts.cpu(), held_out.cpu()
     wrapped.doing = "solving finely"
     # One after the other: an image has the same place in its batch whenever it is run, as a host may
     # give the images of a batch a prompt each.
     records = teach(wrapped, starts, sigmas, schedule)
-    converged = teach(wrapped, held_out, sigmas, schedule).states[-1]
+    teacher = partial(TEACHER, sigmas=[*sigmas, 0.0], schedule=schedule)
+    converged = _ends(teacher, wrapped, held_out, records)
 
     def calibration(student: Student) -> Calibration:
         chosen = (*(records.sigmas[index] for index in student.indices), 0.0)
@@ -530,7 +567,7 @@ def calibrate(
     errors: dict[str, float] = {}
     for name, solver in solvers.items():
         try:
-            end = records.of(solver(wrapped, held_out))
+            end = _ends(solver, wrapped, held_out, records)
         except NotFiniteError:  # a solver that leads there has lost; the others are measured
             errors[name] = math.inf
             if len(errors) == len(solvers) and set(errors.values()) == {math.inf}:
@@ -540,6 +577,11 @@ def calibrate(
         errors[name] = geometric_mean(square)
     known = replace(found.fitted, errors=errors, model_calls=wrapped.calls)
     return Result(replace(found, fitted=known), min(errors, key=errors.__getitem__))
+
+
+def _ends(solver: Rival, model: Model, starts: torch.Tensor, records: Records) -> torch.Tensor:
+    """[S, d]: the numbers that are kept of what a solver ends with, batch by batch."""
+    return torch.cat([records.of(solver(model, part)) for part in starts.split(model.batch)])
 
 
 def _best_student(

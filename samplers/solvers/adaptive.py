@@ -8,7 +8,6 @@ calls, and the difference of the two, on the variance-preserving scale, is the e
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import torch
 from ..checks import at_least
 from ..coefficients import Algorithm
 from ..integrate import Caller, advance, levels, model_output, run
+from ..log import LOG
 from ..options import Options, algorithm_of, order_of, solver_type_of
 from ..plan import Grid, Step
 from ..schedules.process import NoiseSchedule
@@ -42,14 +42,6 @@ FEW = 20
 
 SLACK = 2.5
 """By which factor the calls must be too few at the present step size, for it may grow again."""
-
-
-class MaxCallsWarning(RuntimeWarning):
-    """An adaptive run was cut short by max_calls."""
-
-
-# Every such run says so, and not only the first one at that sigma; filters of the user come first.
-warnings.simplefilter("always", MaxCallsWarning, append=True)
 
 
 class AdaptiveInfo(dict):
@@ -323,11 +315,9 @@ NOT_FINITE = (
 
 
 def _warn(max_calls: int, sigma: float, outcome: str) -> None:
-    warnings.warn(
-        f"max_calls = {max_calls} ran short at sigma = {sigma:.4g}: {outcome}. "
-        "Raise max_calls, or raise rtol for fewer calls.",
-        MaxCallsWarning,
-        stacklevel=5,  # whoever called sample_adaptive
+    LOG.warning(
+        f"DPM-Solver Adaptive: max_calls = {max_calls} ran short at sigma = {sigma:.4g}: {outcome}. "
+        "Raise max_calls, or raise rtol for fewer calls."
     )
 
 

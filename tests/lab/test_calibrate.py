@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dpm_solver_nodes.benchmarks.digits import FLOW_SHIFT, denoiser, distance, noise
+from dpm_solver_nodes.benchmarks.overhead import Alive
 from dpm_solver_nodes.lab.calibration import calibrate, files
 from dpm_solver_nodes.samplers import (
     NoiseSchedule,
@@ -34,6 +38,7 @@ from dpm_solver_nodes.samplers.solvers.fitted import (
 )
 from dpm_solver_nodes.samplers.solvers.multistep import plan_multistep
 from dpm_solver_nodes.samplers.solvers.recommended import recommended_sigmas
+from dpm_solver_nodes.tests.support.like_mps import LikeMPS, only_waiting_copies
 
 VE, FLOW = VarianceExploding(), RectifiedFlow()
 CALLS, SEEDS, HELD_OUT = 6, 8, 6
@@ -186,6 +191,100 @@ def test_one_call_and_one_noise_will_do() -> None:
         denoiser(False), starts(VE, 1), starts(VE, 1, 1), VE, (14.6, 5.0, 1.0, 0.1), 1, {}
     )
     assert found.calibration.sigmas == (14.6, 0.0)
+
+
+class OnDevice(LikeMPS):
+    """A tensor of a device with a memory of its own, whose use is counted.
+
+    What is made of one is another, until it is brought to the CPU.
+    """
+
+    alive: ClassVar[dict[int, weakref.ref[torch.Tensor]]] = {}
+    peak: ClassVar[int] = 0
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if isinstance(result, cls):
+            cls.alive[id(result)] = weakref.ref(result)
+            found = [one for one in (each() for each in cls.alive.values()) if one is not None]
+            storages = {one.data_ptr(): one.untyped_storage().nbytes() for one in found}
+            cls.peak = max(cls.peak, sum(storages.values()))
+        return result
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_no_more_than_a_batch_is_on_the_device(batch: int) -> None:
+    """Nor anything in float64 there."""
+    OnDevice.alive.clear()
+    OnDevice.peak = 0
+    plain = denoiser(False)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return plain(x.double(), sigma).float().as_subclass(OnDevice) * 1.0
+
+    sigmas = calibrate.candidates(VE, *ENDS[VE], 20)
+    seen, others = (starts(VE, n, n).float().as_subclass(OnDevice) for n in (12, 6))
+    with only_waiting_copies():
+        found = calibrate.calibrate(
+            model, seen, others, VE, sigmas, 3, rivals(VE, 3), batch=batch, budget=700
+        )
+    assert found.best == calibrate.CALIBRATED
+    image = seen.nbytes // 12
+    assert 0 < OnDevice.peak <= (12 + 6 + 4 * batch) * image
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, batch, points, shape = 32, 2, 20, (4, 24, 24)
+    monkeypatch.setattr(calibrate, "MOST_NUMBERS_OF_ALL", 64 * seeds)
+    sigmas = calibrate.candidates(VE, *ENDS[VE], points)
+    generator = torch.Generator().manual_seed(0)
+    seen, others = (ENDS[VE][0] * torch.randn(n, *shape, generator=generator) for n in (seeds, 4))
+    size, states = seen[0].nbytes, 4 * (points + 1) * seeds * 64
+    with Alive() as alive:
+        calibrate.calibrate(
+            gaussian, seen, others, VE, sigmas, 4, rivals(VE, 4), batch=batch, budget=1400
+        )
+    # The noises were there before.
+    few = 2**18 + 16 * batch * size
+    assert alive.peak <= seeds * size * (calibrate.SLOPES + 3) + states + few
+
+
+def test_a_search_keeps_few_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "STATES_BYTES", 2**17)
+    model = calibrate.Model(denoiser(False), 8, lambda *_: None)
+    records = calibrate.teach(model, starts(VE, 6), calibrate.candidates(VE, *ENDS[VE], 40), VE)
+    surrogate, peaks = calibrate.Surrogate(records, VE, 5), [0]
+
+    def note() -> None:
+        arrays = [(one.x, one.unknown, *one.slopes) for one in surrogate.states.values()]
+        peaks.append(sum(array.nbytes for of_one in arrays for array in of_one))
+
+    calibrate.search(surrogate, (0, 8, 16, 24, 32), note)
+    assert 2**15 < max(peaks) <= 1.1 * 2**17
+
+
+def gaussian(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """The exact denoiser of normal data."""
+    return x / (1.0 + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+
+def test_more_noises_than_the_memory_may_hold_are_refused() -> None:
+    largest = 16 * 21 * 90 * 160  # numbers of a video's latent
+    calibrate.check_memory(largest, 20, 8)
+    with pytest.raises(ValueError, match=r"4 GiB of main memory: take at most \d+ seeds") as caught:
+        calibrate.check_memory(largest, 256, 8)
+    most = int(str(caught.value).split("at most ")[1].split()[0])
+    calibrate.check_memory(largest, most, 8)
+    with pytest.raises(ValueError, match="main memory"):
+        calibrate.check_memory(largest, most + 1, 8)
+    model = Counted()
+    huge = torch.empty(1).expand(256, largest)
+    with pytest.raises(ValueError, match="main memory"):
+        calibrate.calibrate(model, huge, huge[:8], VE, (10.0, 1.0, 0.1), 1, {}, budget=10**6)
+    assert model.images == 0
 
 
 # --- when something happens ----------------------------------------------------------------------
@@ -431,6 +530,24 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "no sigmas": (packed(sigmas=None), ""),
     "no weights": (packed(weights=None), ""),
     "NaN": (packed(sigmas=torch.tensor([10.0, math.nan, 0.0])), "not finite"),
+    "weights of 1e300": (
+        packed(weights=torch.full((2, 3), 1e300, dtype=torch.float64)),
+        "too large",
+    ),
+    "weights of 0": (packed(weights=torch.zeros(2, 3)), "all weights of step 1 are 0"),
+    "growing": (packed(weights=torch.tensor([[1e6, 1.0, 0.0], [1e6, 1.0, 0.0]])), "without bound"),
+    "sigmas near": (
+        packed(sigmas=torch.tensor([1.0, 1.0 - 1e-9, 0.0], dtype=torch.float64)),
+        "too near",
+    ),
+    "a tiny sigma": (packed(sigmas=torch.tensor([1.0, 1e-30, 0.0])), "range"),
+    "seeds beyond count": (packed({"fitted": json.dumps({"seeds": 10**300})}), "origin"),
+    "NaN guidance": (packed({"fitted": json.dumps({"guidance": math.nan})}), "origin"),
+    "many errors": (
+        packed({"fitted": json.dumps({"errors": dict.fromkeys(map(str, range(99)), 1.0)})}),
+        "origin",
+    ),
+    "float8": (packed(weights=torch.ones(2, 3).to(torch.float8_e4m3fn)), "shape"),
     "infinite": (packed(weights=torch.full((2, 3), math.inf)), "not finite"),
     "rising": (packed(sigmas=torch.tensor([1.0, 10.0, 0.0])), "do not fall"),
     "no zero": (packed(sigmas=torch.tensor([10.0, 1.0, 0.5])), "end at 0"),
@@ -456,6 +573,123 @@ def test_other_files_are_refused_in_a_sentence(content: bytes, word: str, tmp_pa
 
 
 def test_a_folder_or_nothing_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(ValueError, match="is no calibration that can be used"):
+    dangling = tmp_path / "dangling.safetensors"
+    dangling.symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path, tmp_path / "gone", dangling, tmp_path / "eu\udce9"):
+        with pytest.raises(
+            ValueError, match="is no calibration that can be used: it can't"
+        ) as caught:
             files.load(path)
+        str(caught.value).encode()
+
+
+def test_what_a_file_says_of_its_origin_is_shown_plainly(tmp_path: Path) -> None:
+    path = tmp_path / "eu\udce9.safetensors"
+    text = "eu\ud800ler\n" * 100
+    path.write_bytes(packed({"fitted": json.dumps({"model": text, "errors": {text: 0.1}})}))
+    fitted = files.load(path).fitted
+    for shown in (fitted.model, *fitted.errors):
+        shown.encode()
+        assert len(shown.splitlines()) == 1 and len(shown) < 200
+    path.write_bytes(packed({"version": "2\u2028" * 100}))
+    with pytest.raises(ValueError) as caught:
+        files.load(path)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+    str(caught.value).encode()
+
+
+def test_what_was_stopped_says_so(tmp_path: Path) -> None:
+    found = Calibration("diffusion", (1.0, 0.0), (Weights(0.5, (0.5,)),), Fitted(stopped=True))
+    path = files.free_path(tmp_path, "x" * files.LONGEST_NAME, "_unmeasured")
+    files.save(found, path)
+    assert path.stem.endswith("_unmeasured") and files.load(path).fitted.stopped
+    path.write_bytes(packed({"fitted": json.dumps({"model": "SD"})}))  # as version 1.0 wrote it
+    assert not files.load(path).fitted.stopped
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["eu\ud800ler", "caf\udce9", "a\u2028b", "a\x1bb", "😀" * 30, "x" * 10**6, "NUL", "..", ""],
+)
+def test_names_that_will_not_do_are_told_in_a_sentence(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^name is ") as caught:
+        files.free_path(tmp_path, name)
+    message = str(caught.value)
+    message.encode()
+    assert len(message.splitlines()) == 1 and len(message) < 300
+
+
+# --- what loads runs -----------------------------------------------------------------------------
+
+TESTED = settings(max_examples=150, deadline=None, derandomize=True)
+SCALES = st.sampled_from(
+    [0.0, 1e-300, 1e-12, 1e-3, 1.0, 1.0, 1.0, 10.0, 1e5, 1e30, 1e300, math.inf]
+)
+GAPS = st.sampled_from([1e-12, 1e-9, 1e-6, 1e-5, 1e-3, 0.1, 0.5, 1.0, 1.0, 3.0, 30.0])
+
+
+@st.composite
+def calibration_files(draw: st.DrawFn) -> bytes:
+    """Good weights on any list, or any weights on it, in any of the precisions that files may have."""
+    kind = draw(st.sampled_from(["diffusion", "flow"]))
+    schedule = VE if kind == "diffusion" else FLOW
+    gaps = draw(st.lists(GAPS, min_size=0, max_size=9))
+    first = draw(st.sampled_from([1.0, 0.9999999, 0.5, 14.6, 1e5, 1e17]))
+    sigmas = [min(first, schedule.sigma_limit)]
+    for gap in gaps:
+        sigmas.append(sigmas[-1] * math.exp(-gap))
+    width = draw(st.integers(1, 5))
+    rows = []
+    for i in range(len(sigmas)):
+        try:
+            with np.errstate(invalid="ignore"):
+                exact = exact_weights(schedule, [*sigmas, 0.0][: i + 2], min(width, 3))
+            row = [exact.state, *exact.outputs]
+        except (ValueError, ArithmeticError, IndexError):
+            row = [1.0, -sigmas[i]]
+        rows.append((row + [0.0] * width)[: width + 1])
+    weights = torch.tensor(rows, dtype=torch.float64)
+    if draw(st.booleans()):
+        changed = st.tuples(st.integers(0, len(rows) - 1), st.integers(0, width), SCALES)
+        for i, k, scale in draw(st.lists(changed, max_size=4)):
+            weights[i, k] = scale if draw(st.booleans()) else weights[i, k] * scale
+    dtype = draw(st.sampled_from([torch.float64, torch.float64, torch.float32, torch.bfloat16]))
+    held = {"sigmas": torch.tensor([*sigmas, 0.0]).to(dtype), "weights": weights.to(dtype)}
+    return packed({"kind": kind}, **held)
+
+
+def test_what_loads_runs(tmp_path: Path) -> None:
+    """On the whole list and on each of its ends, in float32 as hosts hand it over, and is finite."""
+    loaded: list[bool] = []
+    path = tmp_path / "x.safetensors"
+
+    @TESTED
+    @given(content=calibration_files())
+    def load_and_run(content: bytes) -> None:
+        path.write_bytes(content)
+        loaded.append(False)
+        try:
+            found = files.load(path)
+        except ValueError as error:
+            assert str(error).startswith("x.safetensors is no calibration that can be used: ")
+            return
+        loaded[-1] = True
+        for first in range(found.calls):
+            assert runs(found, first)
+
+    load_and_run()
+    assert 20 < sum(loaded) < len(loaded) - 20
+
+
+def runs(found: Calibration, first: int) -> bool:
+    sigmas = torch.tensor(found.sigmas[first:], dtype=torch.float32)
+    x = max(1.0, found.sigmas[first]) * torch.tensor([[1.0, -0.5, 0.1]])
+    calls = 0
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.tanh(x / (1.0 + sigma[:, None]))
+
+    end = sample_calibrated(model, x, sigmas, calibration=found, disable=True)
+    return bool(end.isfinite().all()) and calls == len(sigmas) - 1

@@ -459,7 +459,6 @@ CHANGED = {
         ("dpm_solver++_recommended", set()),
     ],
 )
-@pytest.mark.filterwarnings("ignore:max_calls")
 def test_settings_count_and_pasting_a_text_brings_them_back(
     host: Host, id_: str, parameters: set[str]
 ) -> None:
