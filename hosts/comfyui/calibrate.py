@@ -31,8 +31,6 @@ FOLDER = "dpm_solver"
 
 RECOMMENDED = "DPM++ (recommended)"
 KARRAS_2M = "DPM++ 2M Karras"
-UNMEASURED = "_unmeasured"
-"""Ends the name of a calibration that was stopped."""
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
@@ -259,7 +257,9 @@ def run(
     except BaseException:  # an interrupt, most likely: what was found so far is kept
         if best:
             stopped = replace(best[-1], fitted=replace(best[-1].fitted, stopped=True))
-            outcome = f"the best so far is not yet measured. {_saved(stopped, name, UNMEASURED)}"
+            outcome = (
+                f"the best so far is not yet measured. {_saved(stopped, name, files.UNMEASURED)}"
+            )
         else:
             outcome = "nothing was fitted yet, and nothing is saved."
         logging.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
