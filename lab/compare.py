@@ -11,18 +11,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 
 from ..samplers.checks import escaped
-from ..samplers.devices import as_float64
+from .metrics import MOST_CALLS, Meter, TooManyCallsError, distance, most_steps
 
 Sigmas = torch.Tensor | Sequence[float]
 Passing = tuple[type[BaseException], ...]
-
-MOST_CALLS = 10_000
-"""No run goes on beyond this: a sampler that chooses its own steps may never end on a broken model."""
 
 SAME_START = 0.01
 """Lists whose first sigmas differ by a larger part than this start from different noise levels."""
@@ -37,43 +33,6 @@ MOST_BYTES = 2**32
 """That the latents kept for the grid may take."""
 
 REASON_LENGTH, LABEL_LENGTH, LONGEST_TEXT = 160, 100, 200
-
-
-class TooManyCallsError(RuntimeError):
-    """A run was stopped because it called the model more often than it may."""
-
-
-@dataclass
-class Meter:
-    """Counts the model calls of one run: whoever calls the model calls this first.
-
-    Attributes:
-        dry: the model is not to be called; zeros stand in for what it would give.
-        limit: of calls; one more raises TooManyCallsError.
-        on_call: told the number of calls so far.
-    """
-
-    dry: bool = False
-    limit: int = MOST_CALLS
-    on_call: Callable[[int], object] | None = None
-    calls: int = 0
-
-    def __call__(self) -> None:
-        if self.calls >= self.limit:
-            raise TooManyCallsError(f"stopped after {self.limit} model calls without an end.")
-        self.calls += 1
-        if self.on_call is not None:
-            self.on_call(self.calls)
-
-
-def metered(model: Callable[..., torch.Tensor], meter: Meter) -> Callable[..., torch.Tensor]:
-    """A denoiser `model(x, sigma, **extra_args)` with its calls counted."""
-
-    def counted(x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
-        meter()
-        return torch.zeros_like(x) if meter.dry else model(x, sigma, **extra_args)
-
-    return counted
 
 
 @dataclass(frozen=True)
@@ -125,7 +84,7 @@ class Cell:
     Attributes:
         calls: model calls that were made; 0 where nothing ran.
         seconds: of wall clock, sampling alone.
-        error: distance to the reference (see `distance`); NaN where `failure` says why.
+        error: distance to the reference (see `metrics.distance`); NaN where `failure` says why.
         failure: empty, or a sentence.
         note: what to keep in mind when reading the error; mostly empty.
         latent: the first MOST_IMAGES of its images.
@@ -163,24 +122,6 @@ def _escape(frozen: object, *fields: str) -> None:
     """Texts come from people, files and other packs, and go into tables, logs and pictures."""
     for name in fields:
         object.__setattr__(frozen, name, escaped(getattr(frozen, name), LONGEST_TEXT))
-
-
-def distance(latent: torch.Tensor, reference: torch.Tensor) -> float:
-    """Root mean square of the difference per image; of several images the geometric mean.
-
-    The geometric mean, because errors of different images differ by factors: an arithmetic one would
-    be that of the worst image.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if latent.shape != reference.shape:
-        raise ValueError(
-            f"its latent has the shape {list(latent.shape)}, the reference {list(reference.shape)}."
-        )
-    difference = (as_float64(latent) - as_float64(reference)).reshape(len(latent), -1)
-    per_image = difference.square().mean(dim=1).sqrt()
-    return float(per_image.log().mean().exp())
 
 
 def prepare(
@@ -283,13 +224,9 @@ class _DryRuns:
         Raises:
             ValueError: there is none.
         """
-        steps = budget
-        while (calls := self(steps)) > budget:
-            if steps == 1:
-                raise ValueError(f"it takes at least {calls} model calls.")
-            steps = max(1, min(steps - 1, steps * budget // calls))
-        while self(steps) < budget and self(steps) < self(steps + 1) <= budget:
-            steps += 1
+        steps = most_steps(budget, self)
+        if not steps:
+            raise ValueError(f"it takes at least {self(1)} model calls.")
         return steps
 
 

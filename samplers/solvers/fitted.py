@@ -239,6 +239,10 @@ class Calibrated(Options):
 
     calibration: Calibration
 
+    def on(self, schedule: NoiseSchedule) -> Calibrated:
+        self.calibration.fits(schedule)
+        return self
+
     def plan(self, grid: Grid) -> Plan:
         self.calibration.fits(grid.schedule)
         return self.calibration.plan(grid.schedule, self.calibration.start(grid.sigmas))

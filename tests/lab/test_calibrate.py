@@ -18,9 +18,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_solver_nodes.benchmarks.digits import FLOW_SHIFT, denoiser, distance, noise
+from dpm_solver_nodes.benchmarks.digits import FLOW_SHIFT, denoiser, noise
 from dpm_solver_nodes.benchmarks.overhead import Alive
-from dpm_solver_nodes.lab.calibration import calibrate, files
+from dpm_solver_nodes.lab.calibration import calibrate, cost, files, fit, surrogate, teacher
+from dpm_solver_nodes.lab.calibration.model import Model, NotFiniteError
+from dpm_solver_nodes.lab.calibration.teacher import POINTS, TEACHER, teacher_sigmas
+from dpm_solver_nodes.lab.metrics import Meter, distance
 from dpm_solver_nodes.samplers import (
     NoiseSchedule,
     RectifiedFlow,
@@ -43,9 +46,9 @@ from dpm_solver_nodes.tests.support.like_mps import LikeMPS, only_waiting_copies
 VE, FLOW = VarianceExploding(), RectifiedFlow()
 CALLS, SEEDS, HELD_OUT = 6, 8, 6
 ENDS = {VE: (14.6146, 0.0292), FLOW: (1.0, FLOW_SHIFT / (1000.0 + FLOW_SHIFT - 1.0))}
-TEACHER = (SEEDS + HELD_OUT) * calibrate.POINTS
+TEACHER_CALLS = (SEEDS + HELD_OUT) * POINTS
 TRIAL, CHECK = SEEDS * CALLS, 3 * HELD_OUT * CALLS
-BUDGET = TEACHER + CHECK + 20 * TRIAL
+BUDGET = TEACHER_CALLS + CHECK + 20 * TRIAL
 both_kinds = pytest.mark.parametrize("schedule", [VE, FLOW], ids=["diffusion", "flow"])
 
 
@@ -75,11 +78,13 @@ def run(
         model or denoiser(schedule == FLOW, guidance=2.0, classes=[3]),
         starts(schedule, SEEDS),
         starts(schedule, HELD_OUT, seed=1),
-        schedule,
-        calibrate.candidates(schedule, *ENDS[schedule]),
-        calls,
         rivals(schedule, calls),
-        **{"budget": BUDGET, "batch": 8, **settings},
+        calibrate.Settings(
+            schedule,
+            teacher_sigmas(schedule, *ENDS[schedule]),
+            calls,
+            **{"budget": BUDGET, "batch": 8, **settings},
+        ),
     )
 
 
@@ -88,12 +93,16 @@ class Counted:
 
     def __init__(self, schedule: NoiseSchedule = VE, stop: float = math.inf) -> None:
         self.model = denoiser(schedule == FLOW, guidance=2.0, classes=[3])
-        self.stop, self.images = stop, 0
+        self.stop, self.meter = stop, Meter()
         self.batches: list[int] = []
+
+    @property
+    def images(self) -> int:
+        return self.meter.images
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         assert sigma.shape == x.shape[:1] and len(set(sigma.tolist())) == 1
-        self.images += len(x)
+        self.meter(len(x))
         self.batches.append(len(x))
         if self.images > self.stop:
             raise Interrupt
@@ -119,8 +128,8 @@ def test_it_is_by_far_closer_on_noises_it_has_not_seen(schedule: NoiseSchedule) 
     # Others again, of another class, and with another guidance.
     for digit, guidance in ((3, 2.0), (8, 2.0), (3, 2.6), (3, 1.4)):
         model, x = denoiser(schedule == FLOW, guidance, [digit]), starts(schedule, 12, seed=2)
-        fine = calibrate.candidates(schedule, *ENDS[schedule], 200)
-        exact = calibrate.TEACHER(model, x, [*fine, 0.0], schedule=schedule)
+        fine = teacher_sigmas(schedule, *ENDS[schedule], 200)
+        exact = TEACHER(model, x, [*fine, 0.0], schedule=schedule)
         ours = sample_calibrated(model, x, found.sigmas, calibration=found, disable=True)
         assert distance(ours, exact) < 0.5 * distance(rivals(schedule)["2M"](model, x), exact)
 
@@ -140,7 +149,7 @@ def test_what_is_found_is_a_solver_of_so_many_calls(schedule: NoiseSchedule) -> 
 @pytest.mark.parametrize("points", [20, 80, 200])
 def test_the_teachers_list(schedule: NoiseSchedule, points: int) -> None:
     for first, last in (ENDS[schedule], (ENDS[schedule][0], 1e-4)):
-        sigmas = calibrate.candidates(schedule, first, last, points)
+        sigmas = teacher_sigmas(schedule, first, last, points)
         assert 0.7 * points <= len(sigmas) <= points
         assert (sigmas[0], sigmas[-1]) == pytest.approx((first, last))
         assert all(a > b for a, b in itertools.pairwise(sigmas))
@@ -149,11 +158,13 @@ def test_the_teachers_list(schedule: NoiseSchedule, points: int) -> None:
 # --- what it costs -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("budget", "batch"), [(TEACHER + CHECK + 5 * TRIAL - 1, 3), (BUDGET, 8)])
+@pytest.mark.parametrize(
+    ("budget", "batch"), [(TEACHER_CALLS + CHECK + 5 * TRIAL - 1, 3), (BUDGET, 8)]
+)
 def test_the_budget_is_kept_and_counted(budget: int, batch: int) -> None:
     model, told = Counted(), list[tuple[int, str]]()
     found = run(VE, model, budget=budget, batch=batch, tick=lambda n, what: told.append((n, what)))
-    plan = calibrate.cost(budget, CALLS, SEEDS, HELD_OUT, calibrate.POINTS, 2)
+    plan = cost.cost(budget, CALLS, SEEDS, HELD_OUT, POINTS, 2)
     assert model.images <= plan.total <= budget
     assert model.images == found.calibration.fitted.model_calls == sum(n for n, _ in told)
     assert max(model.batches) <= batch
@@ -163,7 +174,7 @@ def test_the_budget_is_kept_and_counted(budget: int, batch: int) -> None:
         "choosing sigmas and weights",
         "measuring on other noises",
     ]
-    assert spent["solving finely"] == plan.teacher == TEACHER
+    assert spent["solving finely"] == plan.teacher == TEACHER_CALLS
     assert spent["choosing sigmas and weights"] <= plan.trials * plan.trial
     assert spent["measuring on other noises"] == plan.check == CHECK
 
@@ -174,13 +185,13 @@ def test_a_budget_that_is_too_small_says_which_would_do() -> None:
         run(VE, model, budget=500)
     least = int(str(caught.value).split("allow ")[1].split()[0])
     assert model.images == 0
-    assert least == TEACHER + CHECK + calibrate.FIRST_TRIALS * TRIAL
-    assert calibrate.cost(least, CALLS, SEEDS, HELD_OUT, calibrate.POINTS, 2).total <= least
+    assert least == TEACHER_CALLS + CHECK + cost.FIRST_TRIALS * TRIAL
+    assert cost.cost(least, CALLS, SEEDS, HELD_OUT, POINTS, 2).total <= least
     with pytest.raises(ValueError, match="too small"):
-        calibrate.cost(least - 1, CALLS, SEEDS, HELD_OUT, calibrate.POINTS, 2)
+        cost.cost(least - 1, CALLS, SEEDS, HELD_OUT, POINTS, 2)
 
 
-@pytest.mark.parametrize("calls", [0, calibrate.POINTS // 2 + 1])
+@pytest.mark.parametrize("calls", [0, POINTS // 2 + 1])
 def test_more_calls_than_the_teachers_list_has_room_for(calls: int) -> None:
     with pytest.raises(ValueError, match="calls must be a whole number from 1 to"):
         run(VE, calls=calls, budget=10**6)
@@ -188,7 +199,11 @@ def test_more_calls_than_the_teachers_list_has_room_for(calls: int) -> None:
 
 def test_one_call_and_one_noise_will_do() -> None:
     found = calibrate.calibrate(
-        denoiser(False), starts(VE, 1), starts(VE, 1, 1), VE, (14.6, 5.0, 1.0, 0.1), 1, {}
+        denoiser(False),
+        starts(VE, 1),
+        starts(VE, 1, 1),
+        {},
+        calibrate.Settings(VE, (14.6, 5.0, 1.0, 0.1), 1),
     )
     assert found.calibration.sigmas == (14.6, 0.0)
 
@@ -225,11 +240,15 @@ def test_no_more_than_a_batch_is_on_the_device(batch: int) -> None:
     def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return plain(x.double(), sigma).float().as_subclass(OnDevice) * 1.0
 
-    sigmas = calibrate.candidates(VE, *ENDS[VE], 20)
+    sigmas = teacher_sigmas(VE, *ENDS[VE], 20)
     seen, others = (starts(VE, n, n).float().as_subclass(OnDevice) for n in (12, 6))
     with only_waiting_copies():
         found = calibrate.calibrate(
-            model, seen, others, VE, sigmas, 3, rivals(VE, 3), batch=batch, budget=700
+            model,
+            seen,
+            others,
+            rivals(VE, 3),
+            calibrate.Settings(VE, sigmas, 3, batch=batch, budget=700),
         )
     assert found.best == calibrate.CALIBRATED
     image = seen.nbytes // 12
@@ -238,31 +257,35 @@ def test_no_more_than_a_batch_is_on_the_device(batch: int) -> None:
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds, batch, points, shape = 32, 2, 20, (4, 24, 24)
-    monkeypatch.setattr(calibrate, "MOST_NUMBERS_OF_ALL", 64 * seeds)
-    sigmas = calibrate.candidates(VE, *ENDS[VE], points)
+    monkeypatch.setattr(teacher, "MOST_NUMBERS_OF_ALL", 64 * seeds)
+    sigmas = teacher_sigmas(VE, *ENDS[VE], points)
     generator = torch.Generator().manual_seed(0)
     seen, others = (ENDS[VE][0] * torch.randn(n, *shape, generator=generator) for n in (seeds, 4))
     size, states = seen[0].nbytes, 4 * (points + 1) * seeds * 64
     with Alive() as alive:
         calibrate.calibrate(
-            gaussian, seen, others, VE, sigmas, 4, rivals(VE, 4), batch=batch, budget=1400
+            gaussian,
+            seen,
+            others,
+            rivals(VE, 4),
+            calibrate.Settings(VE, sigmas, 4, batch=batch, budget=1400),
         )
     # The noises were there before.
     few = 2**18 + 16 * batch * size
-    assert alive.peak <= seeds * size * (calibrate.SLOPES + 3) + states + few
+    assert alive.peak <= seeds * size * (fit.SLOPES + 3) + states + few
 
 
 def test_a_search_keeps_few_states(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "STATES_BYTES", 2**17)
-    model = calibrate.Model(denoiser(False), 8, lambda *_: None)
-    records = calibrate.teach(model, starts(VE, 6), calibrate.candidates(VE, *ENDS[VE], 40), VE)
-    surrogate, peaks = calibrate.Surrogate(records, VE, 5), [0]
+    monkeypatch.setattr(surrogate, "STATES_BYTES", 2**17)
+    model = Model(denoiser(False), 8, lambda *_: None)
+    records = teacher.teach(model, starts(VE, 6), teacher_sigmas(VE, *ENDS[VE], 40), VE)
+    of_model, peaks = surrogate.Surrogate(records, VE, 5), [0]
 
     def note() -> None:
-        arrays = [(one.x, one.unknown, *one.slopes) for one in surrogate.states.values()]
+        arrays = [(one.x, one.unknown, *one.slopes) for one in of_model.states.values()]
         peaks.append(sum(array.nbytes for of_one in arrays for array in of_one))
 
-    calibrate.search(surrogate, (0, 8, 16, 24, 32), note)
+    surrogate.search(of_model, (0, 8, 16, 24, 32), note)
     assert 2**15 < max(peaks) <= 1.1 * 2**17
 
 
@@ -273,39 +296,40 @@ def gaussian(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
 
 def test_more_noises_than_the_memory_may_hold_are_refused() -> None:
     largest = 16 * 21 * 90 * 160  # numbers of a video's latent
-    calibrate.check_memory(largest, 20, 8)
+    cost.check_memory(largest, 20, 8)
     with pytest.raises(ValueError, match=r"4 GiB of main memory: take at most \d+ seeds") as caught:
-        calibrate.check_memory(largest, 256, 8)
+        cost.check_memory(largest, 256, 8)
     most = int(str(caught.value).split("at most ")[1].split()[0])
-    calibrate.check_memory(largest, most, 8)
+    cost.check_memory(largest, most, 8)
     with pytest.raises(ValueError, match="main memory"):
-        calibrate.check_memory(largest, most + 1, 8)
+        cost.check_memory(largest, most + 1, 8)
     model = Counted()
     huge = torch.empty(1).expand(256, largest)
     with pytest.raises(ValueError, match="main memory"):
-        calibrate.calibrate(model, huge, huge[:8], VE, (10.0, 1.0, 0.1), 1, {}, budget=10**6)
+        asked = calibrate.Settings(VE, (10.0, 1.0, 0.1), 1, budget=10**6)
+        calibrate.calibrate(model, huge, huge[:8], {}, asked)
     assert model.images == 0
 
 
 # --- when something happens ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("images", [100, TEACHER + 1, TEACHER + TRIAL, BUDGET - CHECK])
+@pytest.mark.parametrize("images", [100, TEACHER_CALLS + 1, TEACHER_CALLS + TRIAL, BUDGET - CHECK])
 def test_an_interrupt_keeps_the_best_so_far(images: int) -> None:
     kept: list[Calibration] = []
     with pytest.raises(Interrupt):
         run(VE, Counted(stop=images), keep=kept.append)
-    if images < TEACHER + TRIAL:
+    if images < TEACHER_CALLS + TRIAL:
         assert not kept
         return
     assert kept and kept[-1].calls == CALLS and not kept[-1].fitted.errors
     x, model = starts(VE, HELD_OUT, 1), denoiser(False, 2.0, [3])
-    exact = calibrate.TEACHER(model, x, [*calibrate.candidates(VE, *ENDS[VE]), 0.0])
+    exact = TEACHER(model, x, [*teacher_sigmas(VE, *ENDS[VE]), 0.0])
     ours = sample_calibrated(model, x, kept[-1].sigmas, calibration=kept[-1], disable=True)
     assert distance(ours, exact) < distance(rivals(VE)["2M"](model, x), exact)
 
 
-@pytest.mark.parametrize("after", [0, 7, 2 * calibrate.POINTS + 3])
+@pytest.mark.parametrize("after", [0, 7, 2 * POINTS + 3])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_model_that_breaks_ends_it_at_once(after: int, value: float) -> None:
     calls = 0
@@ -323,19 +347,19 @@ def test_a_model_that_breaks_ends_it_at_once(after: int, value: float) -> None:
 def test_a_rival_that_leads_nowhere_is_infinitely_far() -> None:
     def broken(model: Any, x: torch.Tensor) -> torch.Tensor:
         model(x, x.new_ones(len(x)))
-        raise calibrate.NotFiniteError
+        raise NotFiniteError
 
-    sigmas = calibrate.candidates(VE, *ENDS[VE], 20)
-    given = (denoiser(False), starts(VE, 4), starts(VE, 4, 1), VE, sigmas, 3)
-    found, best = calibrate.calibrate(*given, {"broken": broken})
+    sigmas = teacher_sigmas(VE, *ENDS[VE], 20)
+    given = (denoiser(False), starts(VE, 4), starts(VE, 4, 1), {"broken": broken})
+    found, best = calibrate.calibrate(*given, calibrate.Settings(VE, sigmas, 3))
     assert best == calibrate.CALIBRATED and found.fitted.errors["broken"] == math.inf
 
 
 def test_a_rival_that_is_closer_is_named() -> None:
-    sigmas = calibrate.candidates(VE, *ENDS[VE], 20)
-    teacher = partial(calibrate.TEACHER, sigmas=[*sigmas, 0.0])
-    given = (denoiser(False), starts(VE, 4), starts(VE, 4, 1), VE, sigmas, 3)
-    assert calibrate.calibrate(*given, {"2M": lambda model, x: teacher(model, x)}).best == "2M"
+    sigmas = teacher_sigmas(VE, *ENDS[VE], 20)
+    same = {"2M": partial(TEACHER, sigmas=[*sigmas, 0.0])}
+    given = (denoiser(False), starts(VE, 4), starts(VE, 4, 1), same)
+    assert calibrate.calibrate(*given, calibrate.Settings(VE, sigmas, 3)).best == "2M"
 
 
 # --- its parts -----------------------------------------------------------------------------------
@@ -347,12 +371,12 @@ def products(vectors: torch.Tensor) -> np.ndarray:
 
 
 def test_a_fit_recovers_exact_weights_of_a_linear_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "RIDGE", 1e-6)  # the prior here is far off
+    monkeypatch.setattr(fit, "RIDGE", 1e-6)  # the prior here is far off
     generator = torch.Generator().manual_seed(0)
     parts = torch.randn(3, 5, 40, generator=generator, dtype=torch.float64)
     true = torch.tensor([0.4, 1.7, -0.9], dtype=torch.float64)
     vectors = torch.cat([parts, (true[:, None, None] * parts).sum(0)[None]])
-    weights, errors = calibrate.reweighted(products(vectors), np.zeros(3))
+    weights, errors = fit.reweighted(products(vectors), np.zeros(3))
     assert weights == pytest.approx(true.numpy(), abs=1e-5)
     assert errors.max() < 1e-10
 
@@ -363,10 +387,10 @@ def test_a_fit_keeps_to_the_prior_where_the_data_say_nothing() -> None:
     one = torch.randn(5, 40, generator=generator, dtype=torch.float64)
     vectors = torch.stack([one, one, 2.0 * one])
     for prior in ([1.5, 0.5], [3.0, -1.0]):
-        weights, _ = calibrate.reweighted(products(vectors), np.array(prior))
+        weights, _ = fit.reweighted(products(vectors), np.array(prior))
         assert weights == pytest.approx(prior, abs=1e-5)
     nothing = torch.stack([one, 0.0 * one, one])
-    weights, _ = calibrate.reweighted(products(nothing), np.array([1.0, 0.3]))
+    weights, _ = fit.reweighted(products(nothing), np.array([1.0, 0.3]))
     assert weights == pytest.approx([1.0, 0.3], abs=1e-5)
 
 
@@ -375,32 +399,32 @@ def test_one_image_that_goes_astray_does_not_decide() -> None:
     one = torch.randn(8, 40, generator=generator, dtype=torch.float64)
     target = one.clone()
     target[0] *= -3.0
-    (weight,), _ = calibrate.reweighted(products(torch.stack([one, target])), np.ones(1))
+    (weight,), _ = fit.reweighted(products(torch.stack([one, target])), np.ones(1))
     plain = float((one * target).sum() / (one * one).sum())
     assert abs(weight - 1.0) < 0.25 * abs(plain - 1.0)
 
 
 def test_searched_lists_fall_and_are_better_than_where_they_started() -> None:
-    sigmas = calibrate.candidates(VE, *ENDS[VE], 40)
-    model = calibrate.Model(denoiser(False), 8, lambda *_: None)
-    records = calibrate.teach(model, starts(VE, 6), sigmas, VE)
+    sigmas = teacher_sigmas(VE, *ENDS[VE], 40)
+    model = Model(denoiser(False), 8, lambda *_: None)
+    records = teacher.teach(model, starts(VE, 6), sigmas, VE)
     ticks = itertools.count()
     for calls in (1, 2, 5, 12):
-        surrogate = calibrate.Surrogate(records, VE, calls)
+        of_model = surrogate.Surrogate(records, VE, calls)
         even = tuple(round(40 * i / calls) for i in range(calls))
-        found = calibrate.search(surrogate, even, lambda: next(ticks))
+        found = surrogate.search(of_model, even, lambda: next(ticks))
         assert found[0] == 0 and len(found) == calls and found[-1] < 40
         assert all(a < b for a, b in itertools.pairwise(found))
-        assert surrogate.error(found) <= surrogate.error(even)
+        assert of_model.error(found) <= of_model.error(even)
     assert next(ticks) > 10  # an interrupt is looked for meanwhile
 
 
 def test_nearest_takes_another_index_for_each() -> None:
     sigmas = [8.0, 4.0, 2.0, 1.0, 0.5]
-    assert calibrate.nearest(sigmas, [8.0, 2.2, 0.5]) == (0, 2, 4)
-    assert calibrate.nearest(sigmas, [8.0, 7.0, 6.9]) == (0, 1, 2)
-    assert calibrate.nearest(sigmas, [8.0, 0.6, 0.5, 0.4]) == (0, 2, 3, 4)
-    assert calibrate.nearest(sigmas, [8.0]) == (0,)
+    assert surrogate.nearest(sigmas, [8.0, 2.2, 0.5]) == (0, 2, 4)
+    assert surrogate.nearest(sigmas, [8.0, 7.0, 6.9]) == (0, 1, 2)
+    assert surrogate.nearest(sigmas, [8.0, 0.6, 0.5, 0.4]) == (0, 2, 3, 4)
+    assert surrogate.nearest(sigmas, [8.0]) == (0,)
 
 
 @both_kinds

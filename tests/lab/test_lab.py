@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpm_solver_nodes.lab import compare, grid, plots, table
-from dpm_solver_nodes.lab.compare import Candidate, Cell, Meter, Reference, Sigmas
+from dpm_solver_nodes.lab import compare, grid, metrics, plots, table
+from dpm_solver_nodes.lab.compare import Candidate, Cell, Reference, Sigmas
 from dpm_solver_nodes.lab.memory import Fingerprint, Memory
+from dpm_solver_nodes.lab.metrics import Meter
 from dpm_solver_nodes.samplers import RectifiedFlow, VarianceExploding, checks
 from dpm_solver_nodes.samplers import sample as samplers
 from dpm_solver_nodes.samplers.catalog import CATALOG
@@ -47,7 +48,7 @@ def spaced(steps: int) -> list[float]:
 
 def candidate(label: str, sampler: Callable[..., Any], **settings: Any) -> Candidate:
     def sample(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
-        result: torch.Tensor = sampler(compare.metered(gaussian, meter), START, sigmas, **settings)
+        result: torch.Tensor = sampler(metrics.metered(gaussian, meter), START, sigmas, **settings)
         return result
 
     return Candidate(label, sample, spaced)
@@ -91,7 +92,7 @@ def run(*candidates: Candidate, reference: Reference) -> list[Cell]:
 def test_the_reference_is_what_it_says(reference: Reference) -> None:
     exact = START / math.sqrt(1.0 + 100.0)  # the ODE's solution for normal data
     assert (reference.label, reference.calls, reference.sigma_start) == ("3M", 200, 10.0)
-    assert compare.distance(exact, reference.latent) < 1e-2
+    assert metrics.distance(exact, reference.latent) < 1e-2
 
 
 def test_calls_are_the_budgets_and_errors_fall(reference: Reference) -> None:
@@ -141,7 +142,7 @@ def test_dry_runs_call_no_model() -> None:
         raise AssertionError("called")
 
     def sample(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
-        return samplers.sample_multistep(compare.metered(model, meter), START, sigmas)
+        return samplers.sample_multistep(metrics.metered(model, meter), START, sigmas)
 
     jobs = compare.prepare([Candidate("dry", sample, spaced)], BUDGETS)
     assert [job.calls for job in jobs] == BUDGETS
@@ -180,7 +181,7 @@ def test_an_endless_run_is_stopped(reference: Reference) -> None:
             meter()
 
     (cell,) = run(Candidate("endless", endless, spaced), reference=reference)
-    assert cell.calls == compare.MOST_CALLS
+    assert cell.calls == metrics.MOST_CALLS
     assert "without an end" in cell.failure
 
 
@@ -205,8 +206,8 @@ def test_a_broken_reference_is_one_sentence() -> None:
 def test_distance_is_the_geometric_mean_over_images() -> None:
     zero = torch.zeros(2, 1, 4)
     far = torch.stack([torch.full((1, 4), 0.1), torch.full((1, 4), 10.0)])
-    assert compare.distance(far, zero) == pytest.approx(1.0)
-    assert compare.distance(zero, zero) == 0.0
+    assert metrics.distance(far, zero) == pytest.approx(1.0)
+    assert metrics.distance(zero, zero) == 0.0
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def test_objects_count_by_identity_while_they_live() -> None:
 
 
 def test_methods_count_by_their_object() -> None:
-    one, other = compare.Meter(), compare.Meter()
+    one, other = Meter(), Meter()
     assert Fingerprint(one.__call__).digest == Fingerprint(one.__call__).digest
     assert Fingerprint(one.__call__).digest != Fingerprint(other.__call__).digest
 
@@ -465,7 +466,7 @@ def test_a_device_without_float64_can_compare() -> None:
     cells = run(one, reference=reference)
     assert all(cell.error > 0.0 for cell in cells)
     latents = [cell.latent.as_subclass(LikeMPS) for cell in cells if cell.latent is not None]
-    assert compare.distance(latents[0], latents[1]) > 0.0
+    assert metrics.distance(latents[0], latents[1]) > 0.0
 
 
 # --- plans ---------------------------------------------------------------------------------------

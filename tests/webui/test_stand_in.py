@@ -25,6 +25,7 @@ from dpm_solver_nodes.samplers.sample import (
     sample_recommended,
     sample_singlestep,
 )
+from dpm_solver_nodes.samplers.schedules.networks import DiscreteSchedule
 from dpm_solver_nodes.samplers.solvers.fitted import Fitted, exact_weights
 from dpm_solver_nodes.samplers.solvers.recommended import recommended_sigmas
 from dpm_solver_nodes.tests.support.mixture import Mixture, difference
@@ -58,9 +59,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Should have")
 
 def diffusion_table() -> torch.Tensor:
     """Stable Diffusion's."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    left = torch.cumprod(1.0 - betas, 0)
-    return ((1.0 - left) / left).sqrt().float()
+    schedule = DiscreteSchedule.scaled_linear()
+    return schedule.sigma(torch.arange(1, 1001, dtype=torch.float64) / 1000).float()
 
 
 def flow_table(shift: float = 3.0) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""webui: a model's noise schedule, and our spacings as the host's schedulers call them.
+"""webui's models: what their denoiser says of noise and time.
 
 The host's `model_wrap`, k-diffusion's denoiser in AUTOMATIC1111 and a stand-in for it in Forge, has
 the model's table of sigmas, rising, which is even in the model's time.
@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
 import torch
 
 from ...samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
-from ...samplers.schedules.sigma_lists import TIME_POWERS, dense, flow_first, in_time, log_snr
-from ...samplers.solvers.recommended import recommended
+from ..model import ROUNDED, HostModel, Times
 
-RECOMMENDED = "recommended"
-
-SAME_SIGMA = 1e-5
-"""How far, relatively, a flow's largest sigma may be from 1: hosts round to float32."""
+KINDS = {"is_sd1": "BaseModel", "is_sd2": "BaseModel", "is_sdxl": "SDXL", "is_sd3": "SD3"}
+"""The host's marks of a model -> ComfyUI's name for its kind, which calibrations hold."""
 
 ADDS_NOISE = (
     "predictor",  # Forge, Forge Neo
@@ -41,7 +39,7 @@ def is_flow(model_wrap: Any) -> bool:
         ValueError: the model is neither.
     """
     largest = float(model_wrap.sigmas[-1])
-    ends_at_one = largest < 1.0 + SAME_SIGMA
+    ends_at_one = largest < 1.0 + ROUNDED
     kept = _image_kept(model_wrap, 0.5)
     if kept == 0.5 and ends_at_one:
         return True
@@ -64,12 +62,45 @@ def _image_kept(model_wrap: Any, sigma: float) -> float | None:
     return None
 
 
-def noise_schedule(model_wrap: Any) -> NoiseSchedule:
-    """The schedule of a model; noise-, v- and EDM predictions all reach us as x0 at a sigma."""
-    sigma_min = float(model_wrap.sigmas[0])
-    if is_flow(model_wrap):
-        return RectifiedFlow(sigma_min if 0.0 < sigma_min < 1.0 else None)
-    return VarianceExploding(sigma_min if sigma_min > 0.0 else None)
+class WebuiModel(HostModel):
+    """A model as webui's denoiser, `model_wrap`, has it."""
+
+    def __init__(self, model_wrap: Any) -> None:
+        self.model_wrap = model_wrap
+
+    @property
+    def kind(self) -> str:
+        model = self.model_wrap.inner_model
+        return next((kind for mark, kind in KINDS.items() if getattr(model, mark, False)), "")
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        sigma_min = self.sigma_min
+        if is_flow(self.model_wrap):
+            return RectifiedFlow(sigma_min if 0.0 < sigma_min < 1.0 else None)
+        return VarianceExploding(sigma_min if sigma_min > 0.0 else None)
+
+    @property
+    def own_sigma_max(self) -> float:
+        return float(self.model_wrap.sigmas[-1])
+
+    @property
+    def sigma_min(self) -> float:
+        return float(self.model_wrap.sigmas[0])
+
+    def whole(self, sigmas: Sequence[float]) -> list[float] | None:
+        """Forge's diffusion models know whole times only, and AUTOMATIC1111's with its setting for
+        quantization. Flows take any time, whatever `sigma_to_t` says."""
+        if self.flow:
+            return None
+        table = self.model_wrap.sigmas
+        given = torch.tensor(sigmas, dtype=table.dtype, device=table.device)
+        times = self.model_wrap.sigma_to_t(given)
+        return None if times.is_floating_point() else table[times].tolist()
+
+    def times(self, sigma_max: float, sigma_min: float) -> Times:
+        table = Table(self.model_wrap.sigmas.tolist(), self.flow)
+        return Times(table.sigma, table.time(sigma_max), table.time(sigma_min))
 
 
 def scheduler(spacing: str) -> Callable[..., torch.Tensor]:
@@ -78,54 +109,11 @@ def scheduler(spacing: str) -> Callable[..., torch.Tensor]:
     def sigmas(
         n: int, sigma_min: float, sigma_max: float, inner_model: Any, device: Any
     ) -> torch.Tensor:
-        falling = above_zero(spacing, n - 1, sigma_min, sigma_max, inner_model) if n > 0 else []
+        model = WebuiModel(inner_model)
+        falling = model.above_zero(spacing, n - 1, True, sigma_max, sigma_min) if n > 0 else []
         return torch.tensor([*falling, 0.0], dtype=torch.float32, device=device)
 
     return sigmas
-
-
-def above_zero(
-    spacing: str, intervals: int, sigma_min: float, sigma_max: float, model_wrap: Any
-) -> list[float]:
-    """intervals + 1 sigmas, from sigma_max to sigma_min, or for the recommended ones above it.
-
-    Args:
-        spacing: RECOMMENDED or one of `samplers.spacing.SPACINGS`.
-        sigma_min, sigma_max: the model's own, or the user's.
-    """
-    schedule = noise_schedule(model_wrap)
-    if isinstance(schedule, RectifiedFlow) and math.isclose(sigma_max, 1.0, rel_tol=SAME_SIGMA):
-        sigma_max = 1.0
-    if spacing == RECOMMENDED:
-        density = recommended(schedule, intervals + 1).density
-        even = dense(density, sigma_max, sigma_min, intervals)
-        if intervals < 2 or isinstance(schedule, RectifiedFlow):
-            return even
-        own = on_table(model_wrap, even)
-        return own if len(own) == len(even) else even
-    table = Table(model_wrap)
-    if spacing == "logSNR":
-        first = flow_first(table.sigma, table.time(sigma_max), intervals)
-        return log_snr(schedule, sigma_max, sigma_min, intervals, first)
-    ends = table.time(sigma_max), table.time(sigma_min)
-    between = in_time(table.sigma, *ends, intervals, TIME_POWERS[spacing])[1:-1]
-    return [sigma_max, *between, sigma_min][: intervals + 1]
-
-
-def on_table(model_wrap: Any, sigmas: Sequence[float]) -> list[float]:
-    """The nearest of a diffusion model's own sigmas to each, if the host knows whole times only.
-
-    Forge's are such models, and AUTOMATIC1111's with its setting for quantization: between the table's
-    sigmas the prediction is that for another noise level. Flows take any time, whatever `sigma_to_t`
-    says. Both ends stay; sigmas that fall together become one.
-    """
-    first, *inner, last = sigmas
-    table = model_wrap.sigmas
-    times = model_wrap.sigma_to_t(torch.tensor(inner, dtype=table.dtype, device=table.device))
-    if times.is_floating_point():
-        return list(sigmas)
-    own = {sigma for sigma in table[times].tolist() if last < sigma < first}
-    return [first, *sorted(own, reverse=True), last]
 
 
 class Table:
@@ -134,10 +122,9 @@ class Table:
     Between entries a flow's sigma is taken as even in time, the others' logarithm, as the hosts do.
     """
 
-    def __init__(self, model_wrap: Any) -> None:
-        self.even = is_flow(model_wrap)
-        sigmas = model_wrap.sigmas.tolist()
-        self.values = sigmas if self.even else [math.log(sigma) for sigma in sigmas]
+    def __init__(self, sigmas: Sequence[float], flow: bool) -> None:
+        self.even = flow
+        self.values = list(sigmas) if flow else [math.log(sigma) for sigma in sigmas]
 
     def sigma(self, time: float) -> float:
         place = min(max(time * len(self.values) - 1.0, 0.0), len(self.values) - 1.0)
