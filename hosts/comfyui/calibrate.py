@@ -12,7 +12,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 
-from ...lab.calibration import calibrate, cost
+from ...lab.calibration import calibrate, cost, files
 from ...lab.calibration.teacher import teacher_sigmas
 from ...samplers.checks import at_least
 from ...samplers.log import LOG
@@ -29,9 +29,6 @@ from .progress import Progress
 
 RECOMMENDED = "DPM++ (recommended)"
 KARRAS_2M = "DPM++ 2M Karras"
-
-UNMEASURED = "_unmeasured"
-"""Ends the name of a calibration that was stopped."""
 
 
 class Asked(NamedTuple):
@@ -132,7 +129,7 @@ def _stopped(best: list[Calibration], name: str, progress: Progress) -> None:
     outcome = "nothing was fitted yet, and nothing is saved."
     if best:
         stopped = replace(best[-1], fitted=replace(best[-1].fitted, stopped=True))
-        saved = calibrations.saved(stopped, name, UNMEASURED)
+        saved = calibrations.saved(stopped, name, files.UNMEASURED)
         outcome = f"the best so far is not yet measured. {saved}"
     LOG.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
     progress.say(f"Stopped: {outcome}")

@@ -24,6 +24,9 @@ FORMAT = "dpm_solver_calibration"
 VERSION = 1
 EXTENSION = ".safetensors"
 
+UNMEASURED = "_unmeasured"
+"""Ends the name of a calibration that was stopped."""
+
 LONGEST_NAME = 100
 """In bytes."""
 

@@ -666,7 +666,7 @@ def test_what_does_not_fit_a_calibration_is_said_in_a_sentence(host: Host) -> No
     host.use(model)
     save(host, calibration(model, fitted=Fitted(model="SDXL")))
     with pytest.raises(
-        ValueError, match="of the kind SDXL, and the loaded one is of the kind Base"
+        ValueError, match="of the kind 'SDXL', and the loaded one is of the kind Base"
     ):
         host.run(CALIBRATED, steps=6)
     model.model_wrap.sigmas = model.model_wrap.sigmas * 2
@@ -688,6 +688,7 @@ def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
         "empty": b"",
         "large": content + bytes(1 << 20),
         "other format": content.replace(b"dpm_solver_calibration", b"dpm_solver_calibratiom"),
+        "caf\udce9": content[:100],
         "later version": content.replace(b'"version":"1"', b'"version":"9"'),
     }
     for name, changed in damaged.items():
@@ -700,8 +701,23 @@ def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(lines) == len({*damaged, "link", "folder"})
     for name in (*damaged, "link", "folder"):
-        assert sum(f"{name}.safetensors" in line for line in lines) == 1, name
-    assert not any("\n" in line for line in lines)
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        assert sum(f"{shown}.safetensors" in line for line in lines) == 1, name
+    for line in lines:
+        assert "\n" not in line
+        line.encode()
+
+
+def test_a_calibration_that_was_stopped_is_called_unmeasured(host: Host) -> None:
+    model, stopped = host.shared.sd_model, Fitted(stopped=True)
+    save(host, calibration(model, fitted=stopped), "cat_unmeasured_2")  # as Calibrate calls them
+    path = save(host, calibration(model, fitted=stopped), "dog")  # and as a user may
+    path.with_name("bird_unmeasured.safetensors").write_bytes(path.read_bytes())
+    host.load()
+    assert host.listed[len(HOSTS_OWN + NAMES) :] == [
+        f"DPM-Solver(calibrated-{name}_unmeasured{number})"
+        for name, number in (("bird", ""), ("cat", "_2"), ("dog", ""))
+    ]
 
 
 NAMED = {
@@ -712,6 +728,7 @@ NAMED = {
     "a, b": "a_b_5",
     "one,two,three": "one_two_three",
     "line\nbreak": "line_break",
+    "caf\udce9": "caf",  # its bytes are no UTF-8
     "größer (v2) #1": "größer_(v2)_#1",
 }
 """A file's name -> its sampler's, in parentheses."""
