@@ -28,7 +28,7 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 		|| { command -v uv >/dev/null && uv venv --quiet --allow-existing --python $(PYTHON) $(VENV); } \
 		|| $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 	@command -v uv >/dev/null || test -x $(VENV)/bin/uv || $(PY) -m pip install --quiet uv
-	@$(INSTALL) $(TORCH) -r "$$($(PY) demo/host.py)/requirements.txt" \
+	@$(INSTALL) $(TORCH) -r "$$($(PY) tools/server.py)/requirements.txt" \
 		-r requirements-test.txt --override requirements-override.txt
 	@$(INSTALL) --no-deps -e .
 	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/dpm_solver_nodes
@@ -44,13 +44,13 @@ demo-ui: $(READY)  ## leave ComfyUI running with the pack, the demo model and it
 	@$(PY) -m dpm_solver_nodes.demo.run --ui
 
 lab-pictures: $(READY)  ## compare samplers in a real ComfyUI and save the README's plot and grid
-	@$(PY) -m dpm_solver_nodes.demo.lab
+	@$(PY) -m dpm_solver_nodes.tools.lab_pictures
 
 pictures: $(READY)  ## the pictures of templates, help pages and README, from ComfyUI's own page (wants Chromium)
-	@$(PY) -m dpm_solver_nodes.demo.pictures
+	@$(PY) -m dpm_solver_nodes.tools.pictures
 
 locales: $(READY)  ## write locales/en from the nodes, and say what the other languages lack
-	@$(PY) -m dpm_solver_nodes.demo.locales
+	@$(PY) -m dpm_solver_nodes.tools.translations
 
 lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff check .
@@ -64,12 +64,13 @@ test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every wor
 	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all \
 		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
-test-webui: $(READY)  ## every sampler on a real Forge: WEBUI_PATH=<its folder> make test-webui
-	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge: WEBUI_PATH=<its folder> make test-webui"; exit 1; }
-	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/test_webui.py tests/webui
+test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> make test-webui
+	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge, Forge Neo or AUTOMATIC1111 of 1.9 or later:" \
+		"WEBUI_PATH=<its folder> make test-webui"; exit 1; }
+	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/webui
 
 compatibility: $(READY)  ## the README's table: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)
-	@$(PY) -m dpm_solver_nodes.tests.compatibility
+	@$(PY) -m dpm_solver_nodes.tools.compatibility
 
 validate: $(READY)  ## what the Comfy Registry checks before it publishes (fetches comfy-cli)
 	@$(UV) tool run --from comfy-cli comfy --skip-prompt --no-enable-telemetry node validate

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from comfy_api.latest import ComfyExtension, io
+import torch
+from comfy_api.latest import io
 
-from . import nodes_lab
-from .hosts import comfyui
-from .samplers import sample_adaptive, sample_multistep, sample_singlestep
-from .samplers.catalog import entry
+from .hosts.comfyui import sampling
+from .hosts.comfyui.model import ComfyModel
+from .hosts.model import OFFERED_SPACINGS
 from .samplers.checks import one_of
-from .samplers.sample import (
-    ALGORITHMS,
+from .samplers.options import ALGORITHMS, NOISE_DEVICES, SOLVER_TYPES, Options
+from .samplers.solvers.adaptive import Adaptive
+from .samplers.solvers.multistep import (
     CORRECTORS,
-    GROUPINGS,
     LOWER_ORDER_FINAL,
     MULTISTEP_ALGORITHMS,
-    NOISE_DEVICES,
-    SOLVER_TYPES,
+    Multistep,
 )
+from .samplers.solvers.singlestep import GROUPINGS, Singlestep
 
 CATEGORY = "sampling/DPM-Solver"
 CONTROLLERS = ("authors", "pid")
@@ -125,14 +127,14 @@ def _sampler_output() -> io.Sampler.Output:
 
 
 def _sampler(
-    node: type[io.ComfyNode], function: Any, settings: dict[str, Any], base: str | None = None
+    node: type[io.ComfyNode], make: Callable[..., Options], settings: dict[str, Any]
 ) -> io.NodeOutput:
-    """A SAMPLER of the function, with the thresholding inputs put into its own form.
+    """A SAMPLER from a node's inputs.
 
     Args:
+        make: settings of a family, from keyword arguments.
         settings: the node's inputs. The host also hands over links to inputs that it doesn't have,
             which are left out.
-        base: the catalogue's entry whose settings it has where the node has no input.
     """
     inputs = {one.id for one in node.define_schema().inputs}
     settings = {name: value for name, value in settings.items() if name in inputs}
@@ -140,9 +142,7 @@ def _sampler(
     maximum = settings.pop("threshold_max", 1.0)
     if settings.pop("thresholding", False):
         settings["thresholding"] = (ratio, maximum)
-    if base is not None:
-        settings = {**entry(base).settings, **settings}
-    return io.NodeOutput(comfyui.sampler(function, settings))
+    return io.NodeOutput(sampling.sampler(make(**settings)))
 
 
 class DPMSolver_2M(io.ComfyNode):
@@ -171,7 +171,7 @@ class DPMSolver_2M(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(cls, sample_multistep, settings, "dpm_solver++_2m")
+        return _sampler(cls, Multistep, settings)
 
 
 class DPMSolver_3M(io.ComfyNode):
@@ -192,7 +192,7 @@ class DPMSolver_3M(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(cls, sample_multistep, settings, "dpm_solver++_3m_exact")
+        return _sampler(cls, partial(Multistep, order=3, solver_type="exact"), settings)
 
 
 class DPMSolver_Multistep(io.ComfyNode):
@@ -263,7 +263,7 @@ class DPMSolver_Multistep(io.ComfyNode):
         one_of("corrector", corrector, ("none", *CORRECTORS))
         if corrector != "none":
             settings["corrector"] = corrector
-        return _sampler(cls, sample_multistep, settings)
+        return _sampler(cls, Multistep, settings)
 
 
 class DPMSolver_Singlestep(io.ComfyNode):
@@ -312,7 +312,7 @@ class DPMSolver_Singlestep(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(cls, sample_singlestep, settings)
+        return _sampler(cls, Singlestep, settings)
 
 
 class DPMSolver_Adaptive(io.ComfyNode):
@@ -437,7 +437,7 @@ class DPMSolver_Adaptive(io.ComfyNode):
                 ("accept_safety", 0.81),
             )
         }
-        return _sampler(cls, sample_adaptive, settings | (pid if controller == "pid" else {}))
+        return _sampler(cls, Adaptive, settings | (pid if controller == "pid" else {}))
 
 
 class DPMSolver_SDE(io.ComfyNode):
@@ -530,13 +530,13 @@ class DPMSolver_SDE(io.ComfyNode):
     def execute(cls, method: str, **settings: Any) -> io.NodeOutput:
         one_of("method", method, METHODS)
         if method == "multistep":
-            return _sampler(cls, sample_multistep, settings)
+            return _sampler(cls, Multistep, settings)
         if settings.pop("cfg_pp", False):
             raise ValueError(
                 "cfg_pp has no singlestep form: set method to multistep, or cfg_pp off."
             )
         settings.pop("lower_order_final", None)  # groups end as they are
-        return _sampler(cls, sample_singlestep, settings)
+        return _sampler(cls, Singlestep, settings)
 
 
 class DPMSolver_Sigmas(io.ComfyNode):
@@ -577,7 +577,7 @@ class DPMSolver_Sigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "spacing",
-                    options=list(comfyui.OFFERED_SPACINGS),
+                    options=list(OFFERED_SPACINGS),
                     default="logSNR",
                     tooltip="logSNR: even in log-SNR; the one to use from 15 steps up. "
                     "recommended: what goes with the sampler dpm_solver++_recommended. "
@@ -620,11 +620,9 @@ class DPMSolver_Sigmas(io.ComfyNode):
         **_: Any,
     ) -> io.NodeOutput:
         one_of("direction", direction, DIRECTIONS)
-        model_sampling = model.get_model_object("model_sampling")
         rising = direction == "rising"
-        return io.NodeOutput(
-            comfyui.sigmas(model_sampling, spacing, steps, denoise, final_zero, rising)
-        )
+        sigmas = ComfyModel.of(model).sigmas(spacing, steps, denoise, final_zero, rising)
+        return io.NodeOutput(torch.FloatTensor(sigmas))
 
 
 class DPMSolver_Recommended(io.ComfyNode):
@@ -675,21 +673,16 @@ class DPMSolver_Recommended(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, steps: int, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
-        return io.NodeOutput(
-            *comfyui.recommended_pair(model.get_model_object("model_sampling"), steps, denoise)
-        )
+        return io.NodeOutput(*sampling.recommended_pair(ComfyModel.of(model), steps, denoise))
 
 
-class DPMSolverExtension(ComfyExtension):
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            DPMSolver_Recommended,  # the page's search shows the first ones first
-            DPMSolver_2M,
-            DPMSolver_3M,
-            DPMSolver_Multistep,
-            DPMSolver_Singlestep,
-            DPMSolver_Adaptive,
-            DPMSolver_SDE,
-            DPMSolver_Sigmas,
-            *nodes_lab.NODES,
-        ]
+NODES: list[type[io.ComfyNode]] = [
+    DPMSolver_Recommended,  # the page's search shows the first ones first
+    DPMSolver_2M,
+    DPMSolver_3M,
+    DPMSolver_Multistep,
+    DPMSolver_Singlestep,
+    DPMSolver_Adaptive,
+    DPMSolver_SDE,
+    DPMSolver_Sigmas,
+]

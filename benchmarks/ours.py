@@ -13,12 +13,12 @@ from functools import partial
 
 import torch
 
-from ..hosts.model_settings import with_model_settings
-from ..lab import calibrate
-from ..samplers.catalog import CATALOG, SAMPLERS, Entry
-from ..samplers.recommended import recommended_sigmas
-from ..samplers.sample import sample_calibrated, sample_recommended
-from ..samplers.spacing import SPACINGS, TIME_POWERS, in_time
+from ..lab.calibration import calibrate
+from ..lab.calibration.teacher import teacher_sigmas
+from ..samplers.catalog import CATALOG, Entry
+from ..samplers.sample import sample, sample_calibrated, sample_recommended
+from ..samplers.schedules.sigma_lists import SPACINGS, TIME_POWERS, in_time
+from ..samplers.solvers.recommended import recommended_sigmas
 from .peers import Candidate, Omitted, Run, host, host_sigmas
 from .scenarios import LAST_TIME, Counted, Scenario
 
@@ -30,8 +30,7 @@ Build = Callable[[Scenario, int], tuple[Sampler, Sigmas]]
 
 def sampler_of(entry: Entry, scenario: Scenario) -> Sampler:
     """An entry as hosts run it on such a model."""
-    function = entry.function()
-    return partial(function, **with_model_settings(SAMPLERS[entry.sampler], {}, scenario.schedule))
+    return partial(sample, entry.options.on(scenario.schedule), schedule=scenario.schedule)
 
 
 def spaced(spacing: str, scenario: Scenario, calls: int) -> list[float]:
@@ -55,9 +54,7 @@ def _on_scheduler(
 
 
 _FIXED = [
-    entry
-    for entry in CATALOG
-    if not entry.stochastic and not entry.cfg_pp and entry.sampler != "adaptive"
+    entry for entry in CATALOG if not entry.stochastic and not entry.cfg_pp and not entry.adaptive
 ]
 
 OURS: dict[str, Build] = {
@@ -84,11 +81,10 @@ def calibrated(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
         Counted(scenario.make(classes=FIT_CLASSES)),
         starts[:20],
         starts[20:],
-        scenario.schedule,
-        calibrate.candidates(scenario.schedule, *ends),
-        calls,
         {"recommended": lambda model, x: sampler(model, x, sigmas, disable=True)},
-        batch=len(starts),
+        calibrate.Settings(
+            scenario.schedule, teacher_sigmas(scenario.schedule, *ends), calls, batch=len(starts)
+        ),
     )
     if result.best != calibrate.CALIBRATED:
         return sampler, sigmas

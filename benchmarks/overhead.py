@@ -2,7 +2,7 @@
 
     python -m dpm_solver_nodes.benchmarks.overhead [--device cuda] [--latents "SD 1.5" 1x16x64x64]
 
-The others are the samplers of a real ComfyUI (see `demo.host`) and of the package k-diffusion, in
+The others are the samplers of a real ComfyUI (see `tools.server`) and of the package k-diffusion, in
 this very process. All get the host's "normal" list of 20 steps, the same model, a callback that does
 nothing and no progress bar, and run in inference mode as in a host.
 

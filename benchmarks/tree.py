@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..demo.host import comfyui
+from ..tools.server import comfyui
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The DPM-Solver family in k-diffusion's sigma-space convention: torch only, no host needed."""
 
-from .calibrated import Calibration
-from .network import NetworkDenoiser
+from .denoiser import NetworkDenoiser
 from .sample import (
     sample_adaptive,
     sample_calibrated,
@@ -9,8 +8,9 @@ from .sample import (
     sample_recommended,
     sample_singlestep,
 )
-from .schedule import NoiseSchedule, RectifiedFlow, VarianceExploding
-from .training import ContinuousCosine, ContinuousLinear, DiscreteSchedule, FlowSchedule
+from .schedules.networks import ContinuousCosine, ContinuousLinear, DiscreteSchedule, FlowSchedule
+from .schedules.process import NoiseSchedule, RectifiedFlow, VarianceExploding
+from .solvers.fitted import Calibration
 
 __all__ = [
     "Calibration",

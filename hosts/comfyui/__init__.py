@@ -1,0 +1,1 @@
+"""ComfyUI: the only modules that know it."""

@@ -1,0 +1,198 @@
+"""ComfyUI: its noise schedules, SAMPLER objects and menus. Only a host can import this."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import comfy.k_diffusion.sampling
+import comfy.model_patcher
+import comfy.samplers
+import torch
+
+from ...samplers.catalog import CATALOG
+from ...samplers.log import LOG
+from ...samplers.noise import NoiseSampler
+from ...samplers.options import Options
+from ...samplers.sample import sample as run
+from ...samplers.solvers.recommended import Recommended
+from ..model import RECOMMENDED
+from .hints import hint
+from .model import ComfyModel
+
+SCHEDULER_NAMES = {
+    "dpm_solver_log_snr": "logSNR",
+    "dpm_solver_time_uniform": "time_uniform",
+    "dpm_solver_time_quadratic": "time_quadratic",
+    "dpm_solver_recommended": RECOMMENDED,
+}
+"""Our names in the host's scheduler menus -> the spacing; permanent, as workflows hold them."""
+
+NOISE_SETTINGS = ("eta", "s_noise", "noise_sampler", "noise_device")
+FREE_SETTINGS = (
+    *("solver_type", "lower_order_final", "grouping", "thresholding", "max_calls"),
+    *("rtol", "atol", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety"),
+)
+"""What other packs may set in a run, where the sampler has it; see `_signature`."""
+
+
+def sampler(options: Options) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER for the host's custom sampling nodes, which reads its schedule from the model."""
+    return comfy.samplers.KSAMPLER(with_host_model(options))
+
+
+def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
+    """A sampler function as the host calls it: what depends on the model comes from the model.
+
+    That is its noise schedule, what follows from it for the settings, and for CFG++ the unconditional
+    predictions.
+    """
+
+    def sample(
+        model: Any,
+        x: torch.Tensor,
+        sigmas: torch.Tensor,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callable[[dict[str, Any]], object] | None = None,
+        disable: bool | None = None,
+        *,
+        noise_sampler: NoiseSampler | None = None,
+        **settings: Any,
+    ) -> torch.Tensor:
+        host_model = ComfyModel.of(model.inner_model.model_patcher)
+        schedule = host_model.schedule
+        unconditional = None
+        if options.needs_unconditional:
+            extra_args, unconditional = _unconditional(extra_args or {})
+        hint(options, host_model.model_sampling, sigmas)
+        return run(
+            replace(options, **settings).on(schedule),
+            model,
+            x,
+            sigmas,
+            extra_args,
+            callback,
+            disable,
+            noise_sampler=noise_sampler,
+            schedule=schedule,
+            unconditional=unconditional,
+        )
+
+    sample.options = options  # type: ignore[attr-defined]  # see options_of
+    sample.__signature__ = _signature(sample, options)  # type: ignore[attr-defined]
+    return sample
+
+
+def _signature(function: Callable[..., Any], options: Options) -> inspect.Signature:
+    """What other packs may set in a run, which they read off a sampler function's signature.
+
+    Some set all that is shown, at values of their own. So what would make the sampler another one is
+    not shown: noise where it adds none, and a setting that is not at its default.
+    """
+    usual = {field.name: field.default for field in fields(options)}
+    free = [
+        name for name in FREE_SETTINGS if name in usual and getattr(options, name) == usual[name]
+    ]
+    if options.stochastic:
+        free += NOISE_SETTINGS
+    own = inspect.signature(function).parameters.values()
+    called_with = [one for one in own if one.kind is one.POSITIONAL_OR_KEYWORD]
+    return inspect.Signature(
+        called_with
+        + [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=getattr(options, name, None)
+            )
+            for name in free
+        ]
+    )
+
+
+def options_of(sampler: Any) -> Options | None:
+    """The settings of a SAMPLER of ours; None for another's."""
+    function = getattr(sampler, "sampler_function", None)
+    if hasattr(function, "__wrapped__"):  # by another pack, which may change what it is called with
+        return None
+    options = getattr(function, "options", None)
+    return options if isinstance(options, Options) else None
+
+
+def _unconditional(
+    extra_args: Mapping[str, Any],
+) -> tuple[dict[str, Any], Callable[[], torch.Tensor]]:
+    """Arguments under which the host's guider shows its unconditional prediction, and a look at it.
+
+    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++. As
+    there, the last one stays where a cache (LazyCache) answers a call in the guider's place.
+    """
+    last: torch.Tensor | None = None
+
+    def keep(args: Mapping[str, Any]) -> torch.Tensor:
+        nonlocal last
+        if args.get("uncond") is not None:
+            last = args["uncond_denoised"]
+        elif last is not None:  # guidance was switched off within the run
+            last = args["denoised"]
+        return args["denoised"]
+
+    def look() -> torch.Tensor:
+        if last is None:
+            raise ValueError(
+                "A CFG++ sampler needs the prediction for a negative prompt, and this guider makes "
+                "none: use CFGGuider or KSampler, or a sampler without cfg_pp."
+            )
+        return last
+
+    model_options = comfy.model_patcher.set_model_options_post_cfg_function(
+        dict(extra_args.get("model_options", {})), keep, disable_cfg1_optimization=True
+    )
+    return {**extra_args, "model_options": model_options}, look
+
+
+def register_menus() -> None:
+    """Put our samplers and spacings into every KSampler's menus, in place and once.
+
+    The host's lists are shared by reference with its nodes and with other packs, so that they are
+    appended to and never replaced. Of two copies of the pack the one that is loaded later counts.
+    """
+    for entry in CATALOG:
+        function = with_host_model(entry.options)
+        function.__name__ = f"sample_{entry.id}"
+        if entry is CATALOG[0]:
+            _check_alone(getattr(comfy.k_diffusion.sampling, function.__name__, None))
+        function.__doc__ = f"{entry.label}: {entry.help}\n\n{entry.source}."
+        setattr(comfy.k_diffusion.sampling, function.__name__, function)
+        _append(comfy.samplers.KSampler.SAMPLERS, entry.id)
+        _append(comfy.samplers.SAMPLER_NAMES, entry.id)
+    for name, spacing in SCHEDULER_NAMES.items():
+        comfy.samplers.SCHEDULER_HANDLERS[name] = comfy.samplers.SchedulerHandler(
+            lambda model_sampling, steps, spacing=spacing: torch.FloatTensor(
+                ComfyModel(model_sampling).sigmas(spacing, steps)
+            )
+        )
+        _append(comfy.samplers.KSampler.SCHEDULERS, name)
+        _append(comfy.samplers.SCHEDULER_NAMES, name)
+
+
+def _check_alone(registered: Any) -> None:
+    """Say so where a sampler of ours is there already, from another folder."""
+    if (code := getattr(registered, "__code__", None)) is None:
+        return
+    other, here = Path(code.co_filename).parents[2], Path(__file__).parents[2]
+    if other.resolve() != here.resolve():
+        LOG.warning(f"DPM-Solver is installed twice: in {other} and in {here}. Remove one.")
+
+
+def _append(names: list[str], name: str) -> None:
+    if name not in names:
+        names.append(name)
+
+
+def recommended_pair(
+    model: ComfyModel, steps: int, denoise: float = 1.0
+) -> tuple[comfy.samplers.KSAMPLER, torch.Tensor]:
+    """The recommended SAMPLER with its SIGMAS; see `HostModel.sigmas` for the arguments."""
+    return sampler(Recommended()), torch.FloatTensor(model.sigmas(RECOMMENDED, steps, denoise))

@@ -1,0 +1,117 @@
+"""webui, that is AUTOMATIC1111 (1.9 or newer) and Forge: samplers and schedulers in its panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from modules import (
+    script_callbacks,
+    sd_samplers,
+    sd_samplers_common,
+    sd_samplers_kdiffusion,
+    sd_schedulers,
+    shared,
+)
+
+from ...samplers.catalog import CATALOG, Entry
+from ...samplers.solvers.recommended import Recommended
+from ..model import RECOMMENDED
+from .calibrated import CalibratedSampler, calibrations
+from .model import scheduler
+from .sampling import function_of
+from .settings import add_settings
+
+MARK = "dpm_solver"
+"""Among a sampler's options, and at the start of a scheduler's name: it is ours."""
+
+SCHEDULERS = {
+    "dpm_solver_log_snr": ("DPM-Solver log-SNR", "logSNR"),
+    "dpm_solver_time_uniform": ("DPM-Solver uniform time", "time_uniform"),
+    "dpm_solver_time_quadratic": ("DPM-Solver quadratic time", "time_quadratic"),
+    "dpm_solver_recommended": ("DPM-Solver recommended", RECOMMENDED),
+}
+"""Name -> label in the panel, and spacing; both are permanent, as images' texts hold them."""
+
+AUTOMATIC = "dpm_solver_log_snr"
+"""The scheduler that "Automatic" stands for: the papers' own, and right on flows too."""
+
+
+def register() -> None:
+    """Put our samplers, schedulers and settings after the host's, in the place of an earlier set."""
+    _register_samplers()
+    _register_schedulers()
+    script_callbacks.on_before_ui(add_settings)  # which comes without a page too
+
+
+def label_of(entry: Entry) -> str:
+    """A sampler's name in the panel: "DPM-Solver++(2M)", as the papers write it.
+
+    The host splits a name that ends in a space and a scheduler's label, whoever's that is, and then
+    runs another sampler: so there is no space in it.
+    """
+    form, *rest = entry.label.split()
+    return f"{form}({'-'.join(rest).strip('()')})"
+
+
+def _register_samplers() -> None:
+    ours = [_sampler_data(entry) for entry in CATALOG if not entry.cfg_pp]
+    ours += [
+        sd_samplers_common.SamplerData(
+            name, partial(CalibratedSampler, name, path), [], {MARK: name}
+        )
+        for name, path in calibrations().items()
+    ]
+    # In place: the host's other lists are the same objects.
+    every, by_name = sd_samplers.all_samplers, sd_samplers.all_samplers_map
+    every[:] = [data for data in every if MARK not in data.options] + ours
+    for name in [name for name, data in by_name.items() if MARK in data.options]:
+        del by_name[name]
+    by_name.update({data.name: data for data in ours})
+    sd_samplers.set_samplers()
+    find = sd_samplers.get_sampler_and_scheduler
+    if hasattr(
+        find, "cache_clear"
+    ):  # it may have looked for ours in vain; not every fork keeps that
+        find.cache_clear()
+
+
+def _sampler_data(entry: Entry) -> Any:
+    recommended = isinstance(entry.options, Recommended)
+    options: dict[str, Any] = {
+        MARK: entry.id,
+        "scheduler": "dpm_solver_recommended" if recommended else AUTOMATIC,
+    }
+    if entry.stochastic:
+        options["brownian_noise"] = True
+    return sd_samplers_common.SamplerData(label_of(entry), _constructor(entry), [], options)
+
+
+def _constructor(entry: Entry) -> Callable[[Any], Any]:
+    function = function_of(entry)
+
+    def construct(sd_model: Any) -> Any:
+        sampler = sd_samplers_kdiffusion.KDiffusionSampler(function, sd_model)
+        if entry.stochastic:
+            sampler.extra_params = ["s_noise"]  # the host knows its own functions' alone
+        return sampler
+
+    return construct
+
+
+def _register_schedulers() -> None:
+    ours = [
+        sd_schedulers.Scheduler(name, label, scheduler(spacing), need_inner_model=True)
+        for name, (label, spacing) in SCHEDULERS.items()
+    ]
+    hidden = getattr(shared.opts, "hide_schedulers", ())  # a setting of Forge Neo's
+    shown = [new for new in ours if new.label not in hidden]
+    every = getattr(sd_schedulers, "all_schedulers", [])  # Forge Neo's: its settings and presets
+    for listed, new in ((sd_schedulers.schedulers, shown), (every, ours)):
+        listed[:] = [other for other in listed if not other.name.startswith(MARK)] + new
+    # A hidden one too: "Automatic" may stand for it.
+    by_name = sd_schedulers.schedulers_map
+    for name in [name for name, other in by_name.items() if other.name.startswith(MARK)]:
+        del by_name[name]
+    by_name.update({name: new for new in ours for name in (new.name, new.label)})

@@ -1,0 +1,133 @@
+"""webui: settings that the panel has no field for, on a section of their own of the settings page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from modules import options, shared
+
+from ...samplers.options import SOLVER_TYPES, Options
+from ...samplers.solvers.multistep import LOWER_ORDER_FINAL
+from ...samplers.solvers.singlestep import GROUPINGS
+
+SECTION, CATEGORY = ("dpm_solver", "DPM-Solver"), "sd"
+"""A page of its own, beside the host's for sampler parameters."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting as users find it.
+
+    Attributes:
+        parameter: of `samplers.sample_*`.
+        default: gives the type as well.
+        label, info: on the page.
+        infotext: its name in an image's text, from which pasting restores it; permanent.
+        choices: what it may be, or
+        bounds: the slider's minimum, maximum and step.
+    """
+
+    parameter: str
+    default: str | int | float
+    label: str
+    info: str
+    infotext: str
+    choices: tuple[str, ...] = ()
+    bounds: tuple[float, float, float] = (0.0, 1.0, 0.01)
+
+    @property
+    def key(self) -> str:
+        """Its name among the host's options; permanent, as the user's file holds it."""
+        return f"dpm_solver_{self.parameter}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of its part of the page."""
+        if self.choices:
+            return {"choices": list(self.choices)}
+        return dict(zip(("minimum", "maximum", "step"), self.bounds, strict=True))
+
+    @property
+    def value(self) -> str | int | float:
+        """What the user, or an override of this run, has set it to."""
+        return type(self.default)(getattr(shared.opts, self.key, self.default))
+
+
+SETTINGS = (
+    Setting(
+        "rtol",
+        0.05,
+        "Adaptive samplers: tolerance",
+        "half of it is closer, and takes a third more model calls or so",
+        "DPM-Solver tolerance",
+        bounds=(0.001, 0.2, 0.001),
+    ),
+    Setting(
+        "atol",
+        0.0078,
+        "Adaptive samplers: tolerance for values near zero",
+        "the larger of the two counts; 0.0078 is one level of 8-bit colour",
+        "DPM-Solver absolute tolerance",
+        bounds=(0.0001, 0.05, 0.0001),
+    ),
+    Setting(
+        "max_calls",
+        500,
+        "Adaptive samplers: most model calls",
+        "when they run short, the rest of the way is taken in the calls that are left",
+        "DPM-Solver most calls",
+        bounds=(10, 1000, 10),
+    ),
+    Setting(
+        "solver_type",
+        "dpmsolver",
+        "Formula of 2M, 3M, 2S, 3S and adaptive",
+        "dpmsolver, elsewhere called midpoint, is the papers' first choice; taylor, elsewhere called "
+        "heun, and exact differ from it in large steps",
+        "DPM-Solver type",
+        choices=SOLVER_TYPES,
+    ),
+    Setting(
+        "lower_order_final",
+        "auto",
+        "2M and 3M: lower order in the last steps",
+        "steadier with few steps; auto does it below 10 steps",
+        "DPM-Solver lower order at the end",
+        choices=LOWER_ORDER_FINAL,
+    ),
+    Setting(
+        "grouping",
+        "fast",
+        "2S and 3S: grouping of the steps",
+        "fast, as published, ends in shorter groups; fixed keeps groups of 2 or 3 to the end",
+        "DPM-Solver grouping",
+        choices=GROUPINGS,
+    ),
+)
+
+
+def add_settings() -> None:
+    """Put the settings among the host's options, where a reload finds them again."""
+    import gradio  # of the page alone: loaded by the host long since
+
+    for setting in SETTINGS:
+        component = gradio.Radio if setting.choices else gradio.Slider
+        option = options.OptionInfo(
+            setting.default,
+            setting.label,
+            component,
+            setting.arguments,
+            section=SECTION,
+            category_id=CATEGORY,
+            infotext=setting.infotext,
+        )
+        shared.opts.add_option(setting.key, option.info(setting.info))
+
+
+def chosen(options: Options) -> list[Setting]:
+    """The settings of the page that a sampler has and that its entry leaves at their default."""
+    open_ = {
+        field.name for field in fields(options) if getattr(options, field.name) == field.default
+    }
+    return [setting for setting in SETTINGS if setting.parameter in open_]

@@ -1,0 +1,169 @@
+"""The loop: it runs any plan, and knows nothing of solvers.
+
+Inside it there is no arithmetic on sigmas and no wait for the device: weights are Python floats that
+the plan holds, sigmas are on the device before the first call, and each step is a multiplication into
+a fresh tensor and additions into that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from .devices import as_float64, to_device
+from .noise import Noise
+from .plan import Combination, Plan, Step
+
+Denoiser = Callable[..., torch.Tensor]
+Callback = Callable[[dict[str, Any]], object]
+Threshold = Callable[[torch.Tensor], torch.Tensor]
+Unconditional = Callable[[], torch.Tensor]
+
+
+class Caller:
+    """Calls the model, counts, and reports to the callback and progress bar.
+
+    Args:
+        model: `model(x, sigma, **extra_args)` -> denoised, sigma of shape [batch].
+        total: steps the progress bar and the callback's i count to.
+        threshold: applied to every denoised output, or None.
+        unconditional: the unconditional denoised output of the model's last call, or None.
+        disable: of the progress bar, as tqdm takes it.
+    """
+
+    def __init__(
+        self,
+        model: Denoiser,
+        total: int,
+        extra_args: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        threshold: Threshold | None = None,
+        unconditional: Unconditional | None = None,
+        disable: bool | None = None,
+    ) -> None:
+        self.model = model
+        self.total = total
+        self.extra_args = {} if extra_args is None else extra_args
+        self.callback = callback
+        self.threshold = threshold
+        self.unconditional = unconditional
+        self.bar = None if disable else tqdm(total=total, disable=disable)
+        self.nfe = 0
+
+    def __enter__(self) -> Caller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Call the model on x, [batch, ...], at sigma, [batch]."""
+        self.nfe += 1
+        return self.read(self.model(x, sigma, **self.extra_args), x)
+
+    def read(self, denoised: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """A model's prediction for x, fit to compute with, and thresholded if that is asked for."""
+        if denoised.element_size() == 1:  # float8 has no arithmetic
+            denoised = denoised.to(x.dtype)
+        return denoised if self.threshold is None else self.threshold(denoised)
+
+    def report(self, i: int, x: torch.Tensor, sigma: torch.Tensor, denoised: torch.Tensor) -> None:
+        """Tell of call i, made on x at sigma, a scalar."""
+        if self.bar is not None:
+            self.bar.update(i + 1 - self.bar.n)
+        if self.callback is not None:
+            self.callback(
+                {"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": denoised}
+            )
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """The state a run computes in: half precision would lose the small steps near the end."""
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
+def levels(x: torch.Tensor, sigmas: Sequence[float]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Each sigma as a scalar and as one per image, on the device of x by a single copy."""
+    scalars = to_device(as_float64(sigmas), x.device, x.dtype)
+    batches = scalars.unsqueeze(1).expand(-1, x.shape[0]).contiguous()
+    return list(zip(scalars.unbind(), batches.unbind(), strict=True))
+
+
+def model_output(step: Step, x: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
+    """x0 or the noise, whichever the step's algorithm interpolates."""
+    of_state, of_denoised = step.prediction
+    if of_state == 0.0:
+        return denoised
+    return torch.mul(x, of_state).add_(denoised, alpha=of_denoised)
+
+
+def advance(
+    combination: Combination, base: torch.Tensor, outputs: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """The state after a step's deterministic part, as a fresh tensor in the precision of base.
+
+    Args:
+        outputs: model outputs, the newest first.
+    """
+    state, terms, average = combination
+    if average is not None:
+        newer, older = outputs[average.newer], outputs[average.older]
+        if newer.dtype == older.dtype == base.dtype:
+            # As for DPM-Solver++ on every schedule: two passes over memory in place of three.
+            return torch.lerp(newer, older, average.share).lerp_(base, state)
+    if state:
+        total = torch.mul(base, state)
+    else:
+        (age, weight), terms = terms[0], terms[1:]
+        total = torch.mul(outputs[age].to(base.dtype), weight)
+    for age, weight in terms:
+        total.add_(outputs[age], alpha=weight)
+    return total
+
+
+def run(
+    plan: Plan,
+    caller: Caller,
+    x: torch.Tensor,
+    noise: Noise | None = None,
+    s_noise: float = 1.0,
+    index: Callable[[int, Step], int] = lambda call, step: call,
+) -> torch.Tensor:
+    """Run a plan from the state x.
+
+    Args:
+        x: [batch, ...], at least float32.
+        noise: draws what the plan's steps add; None adds nothing.
+        s_noise: multiplies that noise.
+        index: the callback's i for the number of a call and its step.
+    """
+    base, base_sigma = x, plan.steps[0].sigma if plan.steps else 0.0
+    before = x  # the base that the present one was made from, where a correction needs it
+    correcting = any(plan.corrections)
+    memory, unconditional = plan.memory, caller.unconditional
+    outputs: list[torch.Tensor] = []  # the newest first
+    work = zip(plan.steps, plan.combinations, plan.corrections, levels(x, plan.sigmas), strict=True)
+    for call, (step, combination, correction, (scalar, batch)) in enumerate(work):
+        del outputs[memory - 1 :]  # not held during the call, in which the model needs its memory
+        denoised = caller.denoise(x, batch)
+        caller.report(index(call, step), x, scalar, denoised)
+        path = caller.read(unconditional(), x) if unconditional and step.guidance else denoised
+        outputs.insert(0, model_output(step, x, path))
+        if correction:
+            base = advance(correction, before, outputs)
+        if step.outputs:
+            x = advance(combination, base, outputs)
+            if path is not denoised:
+                x.add_(denoised, alpha=step.guidance).sub_(path, alpha=step.guidance)
+            if step.noise and noise is not None:
+                x.add_(noise(base_sigma, step.sigma_next), alpha=step.noise * s_noise)
+            if not step.inner:
+                before = base if correcting else x
+                base, base_sigma = x, step.sigma_next
+        del denoised, path
+    fresh = plan.steps and plan.steps[-1].outputs
+    return x if fresh else x.clone()  # others hold that x: the caller, the model, the callback

@@ -1,0 +1,1 @@
+"""Noise schedules, and the lists of sigmas that follow from them."""

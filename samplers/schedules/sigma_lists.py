@@ -1,0 +1,124 @@
+"""Where to put the steps: the spacings of the DPM-Solver paper (section 3.4 and appendix D).
+
+Pure functions from the ends of a schedule to a falling list of sigmas; a final zero is the caller's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from .process import NoiseSchedule
+
+TIME_POWERS = {"time_uniform": 1, "time_quadratic": 2}
+"""Spacing in time -> the k for which the k-th root of time is evenly spaced."""
+
+KNOTS, LIMIT = 400, 20.0  # of `dense`: its resolution, and the largest exponent
+
+SPACINGS = ("logSNR", *TIME_POWERS)
+"""The names of all, as the authors' code has them."""
+
+
+def log_snr(
+    schedule: NoiseSchedule,
+    sigma_start: float,
+    sigma_end: float,
+    intervals: int,
+    sigma_first: float | None = None,
+) -> list[float]:
+    """Sigmas evenly spaced in lambda_, `intervals` + 1 of them ("logSNR" in the authors' code).
+
+    Args:
+        sigma_start, sigma_end: both ends, above zero, in either direction; they come back exactly.
+        sigma_first: where sigma_start is a flow's 1, whose lambda_ is infinite: the end of the exact
+            first step, from which on the spacing is even.
+    """
+    if intervals < 1:
+        return [sigma_start]
+    if math.isinf(schedule.lambda_(sigma_start)):
+        if sigma_first is None:
+            raise ValueError(
+                f"The log-SNR at sigma = {sigma_start:g} is infinite: say where even spacing starts."
+            )
+        if intervals == 1:
+            return [sigma_start, sigma_end]
+        return [sigma_start, *log_snr(schedule, sigma_first, sigma_end, intervals - 1)]
+    start, end = schedule.lambda_(sigma_start), schedule.lambda_(sigma_end)
+    inner = [schedule.sigma(start + (end - start) * i / intervals) for i in range(1, intervals)]
+    return [sigma_start, *inner, sigma_end]
+
+
+def flow_first(sigma_of_time: Callable[[float], float], t_start: float, intervals: int) -> float:
+    """Where even spacing in lambda_ starts on a flow, whose list starts at 1.
+
+    With m sigmas above zero the exact first step leads to the time 1 - 1 / m, chosen by measurement
+    (benchmarks/defaults.py).
+    """
+    return sigma_of_time(t_start * (1.0 - 1.0 / max(intervals + 1, 2)))
+
+
+class Density(NamedTuple):
+    """Where a list of sigmas is dense, for `dense`.
+
+    With v from -1/2 at the first sigma to 1/2 at the last, steps in log sigma go with
+    exp(slope v + 4 curve v^2 + 8 skew v^3): where it is small, they are. `last` is how far, in log
+    sigma, the last sigma above zero lies above the model's sigma_min.
+    """
+
+    slope: float
+    curve: float
+    skew: float
+    last: float
+
+
+def dense(density: Density, sigma_start: float, sigma_end: float, intervals: int) -> list[float]:
+    """Sigmas from sigma_start to above sigma_end, `intervals` + 1 of them, as a density says."""
+    if intervals < 1:
+        return [sigma_start]
+    knots = [i / KNOTS - 0.5 for i in range(KNOTS + 1)]
+    steps = [
+        math.exp(
+            max(
+                -LIMIT,
+                min(
+                    LIMIT,
+                    density.slope * v + density.curve * 4.0 * v * v + density.skew * 8.0 * v**3,
+                ),
+            )
+        )
+        for v in knots
+    ]
+    way = [0.0, *accumulate((a + b) / 2.0 for a, b in pairwise(steps))]
+    whole = math.log(sigma_end) - math.log(sigma_start)
+    length = min(whole + max(density.last, 0.0), 0.1 * whole)
+    sigmas = []
+    for i in range(intervals + 1):
+        at = i * KNOTS / intervals
+        low = min(int(at), KNOTS - 1)
+        done = way[low] + (way[low + 1] - way[low]) * (at - low)
+        sigmas.append(sigma_start * math.exp(length * done / way[-1]))
+    return sigmas
+
+
+def in_time(
+    sigma_of_time: Callable[[float], float],
+    t_start: float,
+    t_end: float,
+    intervals: int,
+    power: int = 1,
+) -> list[float]:
+    """Sigmas at evenly spaced power-th roots of time ("time_uniform", "time_quadratic").
+
+    Args:
+        sigma_of_time: the model's schedule; time is not negative.
+        t_start, t_end: both ends.
+    """
+    if intervals < 1:
+        return [sigma_of_time(t_start)]
+    start, end = t_start ** (1.0 / power), t_end ** (1.0 / power)
+    inner = [
+        sigma_of_time((start + (end - start) * i / intervals) ** power) for i in range(1, intervals)
+    ]
+    return [sigma_of_time(t_start), *inner, sigma_of_time(t_end)]

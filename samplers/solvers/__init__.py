@@ -1,0 +1,1 @@
+"""The solvers: each file makes plans from a grid of sigmas and the settings."""

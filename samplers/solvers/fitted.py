@@ -1,0 +1,248 @@
+"""Solvers calibrated on a model: sigmas and weights that belong together, as data.
+
+A calibration is what `lab.calibrate` finds for a model, a guidance and a number of calls: a list of
+sigmas, and for each step the weights of the state and of the last slopes, dx / dsigma = (x - x0) /
+sigma. It runs as any other plan does. Weights belong to their sigmas: a run may start later on the
+list, and nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..coefficients import EXACT
+from ..options import Options
+from ..plan import LARGEST, SMALLEST, Grid, Plan, Step, Weights, prediction
+from ..schedules.process import NoiseSchedule, RectifiedFlow, VarianceExploding
+
+FEW_CALLS = 8
+"""Lists of fewer calls have steps so long that a line through two slopes was measured to lead astray
+where weights are not fitted (benchmarks/beyond.py)."""
+
+POWER = 0.1
+"""Of sigma, in which the polynomials of those weights run: what suits most rows of
+`recommended.TABLE`, about."""
+
+SAME_SIGMA = 1e-4
+"""How far, relatively, a sigma that is plugged in may be from the list's: hosts round to float32."""
+
+FURTHEST = 20.0
+"""In lambda_: noise beyond this hides all there is."""
+
+MOST_CALLS = 100
+
+LARGEST_WEIGHT = 1e6
+"""Of a state, and of a slope as a part of the largest sigma."""
+
+MOST_AMPLIFIED = 1e6
+"""How large a state may become with a model whose outputs are of size 1, as a part of what it is."""
+
+SCHEDULES: dict[str, type[NoiseSchedule]] = {
+    "diffusion": VarianceExploding,
+    "flow": RectifiedFlow,
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a calibration was fitted on, and how it did: for people, and to tell whether it fits.
+
+    Attributes:
+        model: kind of model, as the host names it.
+        guidance: its scale, or None where the guider has none.
+        seeds: how many noises it was fitted on.
+        model_calls: single-image model calls that the fit took.
+        errors: on held-out seeds, solver -> geometric mean over images of the root mean square
+            distance to the converged image.
+        stopped: the calibration was stopped before it was done, and not measured.
+    """
+
+    model: str = ""
+    guidance: float | None = None
+    seeds: int = 0
+    model_calls: int = 0
+    errors: Mapping[str, float] = field(default_factory=dict)
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Sigmas and weights of a solver. One that is made can run, from each of its sigmas on.
+
+    Attributes:
+        kind: a key of SCHEDULES.
+        sigmas: n + 1, falling, the last one 0.
+        steps: n, each with the weights of the state and of the last slopes, the newest first.
+        fitted: where it comes from.
+
+    Raises:
+        ValueError: the parts don't make a solver.
+    """
+
+    kind: str
+    sigmas: tuple[float, ...]
+    steps: tuple[Weights, ...]
+    fitted: Fitted = Fitted()
+
+    def __post_init__(self) -> None:
+        self._check_sigmas()
+        self._check_weights()
+        self._check_states()
+
+    def _check_sigmas(self) -> None:
+        if self.kind not in SCHEDULES:
+            raise ValueError(
+                f"its kind of model is {self.kind[:20]!r}, not {' or '.join(SCHEDULES)}."
+            )
+        if not all(map(math.isfinite, self.sigmas)):
+            raise ValueError("it holds a sigma that is not finite.")
+        if not 1 <= len(self.steps) == len(self.sigmas) - 1 <= MOST_CALLS:
+            raise ValueError(f"it has {len(self.sigmas)} sigmas for {len(self.steps)} steps.")
+        largest = min(LARGEST, self.schedule().sigma_limit)
+        in_range = all(SMALLEST <= sigma <= largest for sigma in self.sigmas[:-1])
+        if self.sigmas[-1] != 0.0 or not in_range:
+            raise ValueError("its sigmas must lie within the model's range and end at 0.")
+        if any(
+            later >= sooner for sooner, later in zip(self.sigmas, self.sigmas[1:], strict=False)
+        ):
+            raise ValueError("its sigmas do not fall.")
+        for given in (
+            self.sigmas,
+            np.array(self.sigmas, np.float32).tolist(),
+        ):  # hosts round them so
+            if len(Grid.of(given, self.schedule()).levels) < len(self.sigmas):
+                raise ValueError("two of its sigmas are too near to each other.")
+
+    def _check_weights(self) -> None:
+        largest = max(1.0, self.sigmas[0])
+        for i, step in enumerate(self.steps):
+            if not 1 <= len(step.outputs) <= i + 1:
+                raise ValueError("a step uses model outputs from before the start.")
+            relative = [step.state, *(weight / largest for weight in step.outputs)]
+            if not all(abs(weight) <= LARGEST_WEIGHT for weight in relative):
+                raise ValueError(f"a weight of step {i + 1} is too large or not finite.")
+            if not any(relative):
+                raise ValueError(f"all weights of step {i + 1} are 0.")
+
+    def _check_states(self) -> None:
+        for first in range(self.calls):
+            if not amplification(self.plan(self.schedule(), first)) <= MOST_AMPLIFIED:
+                start = f" from sigma {self.sigmas[first]:.4g} on" if first else ""
+                raise ValueError(f"its weights let an image grow without bound{start}.")
+
+    @property
+    def calls(self) -> int:
+        return len(self.steps)
+
+    def schedule(self) -> NoiseSchedule:
+        return SCHEDULES[self.kind]()
+
+    def fits(self, schedule: NoiseSchedule) -> None:
+        """Raise ValueError where the model is of another kind."""
+        if not isinstance(schedule, SCHEDULES[self.kind]):
+            wanted = "a flow model" if self.kind == "flow" else "a noise- or v-prediction model"
+            raise ValueError(
+                f"This calibration was made for {wanted}, and the loaded model is none: choose one "
+                "that was made for it, or calibrate anew."
+            )
+
+    def start(self, sigmas: Sequence[float]) -> int:
+        """Where on the list a run with these sigmas starts.
+
+        Raises:
+            ValueError: they are not the calibrated ones, from some place on.
+        """
+        first = len(self.sigmas) - len(sigmas)
+        same = first >= 0 and all(
+            abs(given - own) <= SAME_SIGMA * own
+            for given, own in zip(sigmas, self.sigmas[first:], strict=True)
+        )
+        if not same or len(sigmas) < 2:
+            raise ValueError(
+                "sigmas are not those that this calibration was made for: its weights hold for them "
+                "alone, so connect the SIGMAS output that belongs to this SAMPLER (or its last part)."
+            )
+        return first
+
+    def nearest(self, sigma: float) -> int:
+        """Index of the sigma above 0 on the list that is nearest to this one in lambda_."""
+        schedule = self.schedule()
+
+        def lambda_(sigma: float) -> float:
+            return max(schedule.lambda_(sigma), -FURTHEST)  # a flow's 1 has none
+
+        distances = [abs(lambda_(own) - lambda_(sigma)) for own in self.sigmas[:-1]]
+        return distances.index(min(distances))
+
+    def plan(self, schedule: NoiseSchedule, first: int = 0) -> Plan:
+        """The plan from the list's `first` sigma on.
+
+        A step for which the outputs of the earlier part are missing has exact weights.
+        """
+        entry_order = 1 if self.calls < FEW_CALLS else 2
+        grid = Grid.of(self.sigmas, schedule)
+        steps = []
+        for i in range(first, self.calls):
+            weights = self.steps[i]
+            if len(weights.outputs) > i - first + 1:
+                weights = exact_weights(schedule, self.sigmas[first : i + 2], entry_order)
+            start, end = grid.levels[i : i + 2]
+            of_slope, order = prediction("adams", start), len(weights.outputs)
+            steps.append(Step(start.sigma, end.sigma, *weights, of_slope, order))
+        return Plan(tuple(steps))
+
+
+def amplification(plan: Plan) -> float:
+    """How large a state can become, relative to max(1, its sigma), if each of the model's outputs is
+    at most 1 and the start is at most max(1, its sigma).
+
+    Each state is a combination of the start and of the outputs: these combinations are followed.
+    """
+    calls = len(plan.steps)
+    x = np.zeros(calls + 1)
+    x[0] = max(1.0, plan.steps[0].sigma)
+    slopes: list[np.ndarray] = []
+    sizes: list[float] = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, step in enumerate(plan.steps):
+            of_state, of_denoised = step.prediction
+            slope = of_state * x
+            slope[i + 1] += of_denoised
+            slopes.insert(0, slope)
+            del slopes[plan.memory :]
+            x = step.state * x
+            for weight, one in zip(step.outputs, slopes, strict=False):
+                x += weight * one
+            sizes.append(np.abs(x).sum() / max(1.0, step.sigma_next))
+    return float(np.max(sizes))  # NaN if one is
+
+
+def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float], order: int) -> Weights:
+    """Adams' exact weights for the last step of a list, of the order given if it allows it."""
+    grid = Grid.of(sigmas, schedule)
+    last = len(grid.levels) - 2
+    if grid.levels[-1].sigma == 0.0:
+        return Weights(1.0, (-grid.levels[last].sigma,))
+    usable = range(max(0, last + 1 - order), last)
+    nodes = [grid.distance("adams", last, j, POWER) for j in reversed(usable)]
+    transition = grid.transition("adams", last, last + 1, power=POWER)
+    return Weights(transition.state, transition.weights(nodes, EXACT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Options):
+    """Settings of `sample_calibrated`: the calibration."""
+
+    calibration: Calibration
+
+    def on(self, schedule: NoiseSchedule) -> Calibrated:
+        self.calibration.fits(schedule)
+        return self
+
+    def plan(self, grid: Grid) -> Plan:
+        self.calibration.fits(grid.schedule)
+        return self.calibration.plan(grid.schedule, self.calibration.start(grid.sigmas))

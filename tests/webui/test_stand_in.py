@@ -1,0 +1,750 @@
+"""The door for webui, against a stand-in of its modules, loaded as the hosts load it."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from k_diffusion import sampling
+
+from dpm_solver_nodes.lab.calibration import files
+from dpm_solver_nodes.samplers import Calibration, NoiseSchedule, RectifiedFlow, VarianceExploding
+from dpm_solver_nodes.samplers.catalog import CATALOG
+from dpm_solver_nodes.samplers.sample import (
+    sample_adaptive,
+    sample_calibrated,
+    sample_multistep,
+    sample_recommended,
+    sample_singlestep,
+)
+from dpm_solver_nodes.samplers.schedules.networks import DiscreteSchedule
+from dpm_solver_nodes.samplers.solvers.fitted import Fitted, exact_weights
+from dpm_solver_nodes.samplers.solvers.recommended import recommended_sigmas
+from dpm_solver_nodes.tests.support.mixture import Mixture, difference
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "dpm_solver_samplers.py"
+STAND_IN = ROOT / "tests" / "support" / "webui_standin"
+ROUNDING = 2e-5  # of float32, over some steps of numbers up to 60
+HOSTS_OWN = ["DPM++ 2M", "Euler"]
+OFFERED = [entry for entry in CATALOG if not entry.cfg_pp]
+
+
+def label(id_: str) -> str:
+    entry = next(entry for entry in CATALOG if entry.id == id_)
+    form, *rest = entry.label.split()
+    return f"{form}({'-'.join(rest).strip('()')})"
+
+
+TWO_M, ADAPTIVE = label("dpm_solver++_2m"), label("dpm_solver++_adaptive_23")
+SDE_2M, SDE_3M = label("sde_dpm_solver++_2m"), label("sde_dpm_solver++_3m")
+NAMES = [label(entry.id) for entry in OFFERED]
+FIXED = [label(entry.id) for entry in OFFERED if not entry.adaptive]
+
+
+# torchsde compares the hosts' float32 ends with the same ones as floats.
+pytestmark = pytest.mark.filterwarnings("ignore:Should have")
+
+
+# --- models as the hosts wrap them ---------------------------------------------------------------
+
+
+def diffusion_table() -> torch.Tensor:
+    """Stable Diffusion's."""
+    schedule = DiscreteSchedule.scaled_linear()
+    return schedule.sigma(torch.arange(1, 1001, dtype=torch.float64) / 1000).float()
+
+
+def flow_table(shift: float = 3.0) -> torch.Tensor:
+    times = torch.arange(1, 1001) / 1000
+    return shift * times / (1 + (shift - 1) * times)
+
+
+class AddsDiffusionNoise:
+    """A host's model of noise: the part that says how it is added."""
+
+    def noise_scaling(self, sigma: Any, noise: Any, image: Any, max_denoise: bool = False) -> Any:
+        return sigma * noise + image
+
+
+class AddsFlowNoise:
+    def noise_scaling(self, sigma: Any, noise: Any, image: Any, max_denoise: bool = False) -> Any:
+        return sigma * noise + (1.0 - sigma) * image
+
+
+class Wrap:
+    """k-diffusion's denoiser, as AUTOMATIC1111 has it: times are fractions of the table's places."""
+
+    predictor: Any
+
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
+        self.sigmas, self.inner_model = sigmas, sd_model
+        if flow:
+            sd_model.model = SimpleNamespace(model_sampling=AddsFlowNoise())
+
+    def get_sigmas(self, n: int) -> torch.Tensor:
+        places = torch.linspace(len(self.sigmas) - 1, 0, n).round().long()
+        return torch.cat([self.sigmas[places], torch.zeros(1)])
+
+    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+        return torch.searchsorted(self.sigmas, sigma).float()
+
+    def nearest(self, sigma: torch.Tensor) -> torch.Tensor:
+        return (sigma.log() - self.sigmas.log()[:, None]).abs().argmin(0)
+
+
+class ForgeWrap(Wrap):
+    """Forge's stand-in for it: times of diffusion models are whole numbers."""
+
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
+        self.sigmas, self.inner_model = sigmas, sd_model
+        self.predictor = AddsFlowNoise() if flow else AddsDiffusionNoise()
+
+    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+        return sigma if isinstance(self.predictor, AddsFlowNoise) else self.nearest(sigma)
+
+
+class ReForgeWrap(Wrap):
+    """reForge's: k-diffusion's, and for flows a denoiser of its own, which samples at any time."""
+
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
+        self.sigmas, self.inner_model = sigmas, sd_model
+        if flow:
+            self.model_sampling = AddsFlowNoise()
+        patched = SimpleNamespace(model=SimpleNamespace(model_sampling=AddsDiffusionNoise()))
+        sd_model.forge_objects = SimpleNamespace(unet=patched)
+
+    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+        flow = hasattr(self, "model_sampling")
+        return self.nearest(sigma) if flow else super().sigma_to_t(sigma)
+
+
+WRAPS: dict[str, type[Wrap]] = {"Forge": ForgeWrap, "AUTOMATIC1111": Wrap, "reForge": ReForgeWrap}
+
+
+class Model:
+    """The loaded model, with the mixture's exact denoiser.
+
+    Args:
+        prediction: Forge's word for it, of which "const" is a flow.
+        host: a key of WRAPS.
+    """
+
+    shape = (4, 4, 4)
+
+    def __init__(self, prediction: str = "epsilon", host: str = "Forge") -> None:
+        flow = prediction == "const"
+        self.is_sd1 = not flow or host == "reForge"
+        self.schedule: NoiseSchedule = RectifiedFlow() if flow else VarianceExploding()
+        self.mixture = Mixture(self.schedule, dtype=torch.float32)
+        self.model_wrap = WRAPS[host](flow_table() if flow else diffusion_table(), self, flow)
+
+    @property
+    def calls(self) -> int:
+        return len(self.mixture.sigmas)
+
+    def denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return self.mixture(x, sigma)
+
+    def noised(self, x: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return self.schedule.alpha(float(sigma)) * x + sigma * noise
+
+
+KINDS = {
+    f"{host} {prediction}": (prediction, host)
+    for host in WRAPS
+    for prediction in ("epsilon", "v_prediction", "const")
+}
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+
+
+# --- the host ------------------------------------------------------------------------------------
+
+
+class Host:
+    """The stand-in: its modules, as the script will find them."""
+
+    sd_samplers: Any
+    sd_schedulers: Any
+    processing: Any
+    script_callbacks: Any
+    shared: Any
+    paths: Any
+
+    def __init__(self, models: Path) -> None:
+        for name in self.__annotations__:
+            setattr(self, name, importlib.import_module(f"modules.{name}"))
+        self.paths.models_path = str(models)
+        self.use(Model())
+
+    def use(self, model: Model) -> Model:
+        self.shared.sd_model = model
+        return model
+
+    def load(self) -> None:
+        """Run the script as both hosts do; sys.path is as before afterwards, as in AUTOMATIC1111."""
+        before = sys.path
+        self.script_callbacks.before_ui.clear()
+        sys.path = [str(ROOT), *sys.path]
+        try:
+            spec = importlib.util.spec_from_file_location(SCRIPT.name, SCRIPT)
+            assert spec is not None and spec.loader is not None
+            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        finally:
+            sys.path = before
+        for callback in self.script_callbacks.before_ui:
+            callback()
+
+    def run(self, name: str, **settings: Any) -> tuple[torch.Tensor, Any]:
+        """The latents of a job, and the job."""
+        self.shared.total_steps_shown.clear()
+        p = self.processing.Processing(name, **settings)
+        return self.processing.process(p), p
+
+    @property
+    def listed(self) -> list[str]:
+        return [data.name for data in self.sd_samplers.samplers]
+
+
+def _forget() -> None:
+    ours = ("modules", "gradio", "dpm_solver_webui")
+    for name in [name for name in sys.modules if name.split(".")[0] in ours]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def empty_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """Before our script is loaded."""
+    _forget()
+    monkeypatch.syspath_prepend(STAND_IN)
+    yield Host(tmp_path)
+    _forget()
+
+
+@pytest.fixture
+def host(empty_host: Host) -> Host:
+    empty_host.load()
+    return empty_host
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+def test_every_sampler_and_spacing_comes_once_and_after_the_hosts(host: Host) -> None:
+    schedulers = [scheduler.name for scheduler in host.sd_schedulers.schedulers]
+    first = host.sd_samplers.all_samplers_map[TWO_M]
+    for _ in range(2):
+        assert host.listed == HOSTS_OWN + NAMES
+        assert schedulers[:5] == ["automatic", "uniform", "karras", "beta", "align_your_steps_11"]
+        assert schedulers[5:] == [
+            "dpm_solver_log_snr",
+            "dpm_solver_time_uniform",
+            "dpm_solver_time_quadratic",
+            "dpm_solver_recommended",
+        ]
+        host.load()
+    data = host.sd_samplers.all_samplers_map[TWO_M]
+    assert data is not first, "a reload replaces"
+    assert data in host.sd_samplers.all_samplers
+    assert set(host.sd_samplers.all_samplers_map) == set(host.listed)
+    assert len(host.script_callbacks.before_ui) == 1
+
+
+def test_a_list_of_all_schedulers_and_those_to_hide_are_kept(empty_host: Host) -> None:
+    """Forge Neo's: settings and presets offer all, and the panel those that are not hidden."""
+    module = empty_host.sd_schedulers
+    module.all_schedulers = list(module.schedulers)
+    empty_host.shared.opts.data["hide_schedulers"] = ["DPM-Solver log-SNR", "Karras"]
+    for _ in range(2):
+        empty_host.load()
+        ours = [one.name for one in module.all_schedulers[5:]]
+        assert ours == [
+            "dpm_solver_log_snr",
+            "dpm_solver_time_uniform",
+            "dpm_solver_time_quadratic",
+            "dpm_solver_recommended",
+        ]
+        assert [one.name for one in module.schedulers[5:]] == ours[1:]
+    _, p = empty_host.run(TWO_M, steps=5)  # "Automatic" stands for it all the same
+    assert p.extra_generation_params["Schedule type"] == "DPM-Solver log-SNR"
+
+
+def test_loading_leaves_no_generic_name_behind(host: Host) -> None:
+    assert sys.modules["dpm_solver_webui"].__file__ == str(ROOT / "__init__.py")
+    generic = {"nodes", "samplers", "hosts", "lab", "scripts"}
+    here = [sys.modules[name] for name in generic & sys.modules.keys()]
+    assert not [module for module in here if str(ROOT) in str(getattr(module, "__file__", ""))]
+
+
+def test_no_schedulers_name_can_be_split_off_a_name(host: Host) -> None:
+    split = host.sd_samplers.get_sampler_and_scheduler
+    assert split("DPM++ 2M Karras", None) == (
+        "DPM++ 2M",
+        "Karras",
+    )  # so that the next line means it
+    for name in NAMES:
+        assert " " not in name
+        assert split(name, "Automatic") == (name, "Automatic")
+        for scheduler in host.sd_schedulers.schedulers:
+            assert split(f"{name} {scheduler.label}", None) == (name, scheduler.label)
+
+
+def test_a_name_that_was_looked_for_before_loading_is_found_after(empty_host: Host) -> None:
+    assert empty_host.sd_samplers.get_sampler_and_scheduler(TWO_M, None)[0] == "DPM++ 2M"
+    empty_host.load()
+    assert empty_host.sd_samplers.get_sampler_and_scheduler(TWO_M, None)[0] == TWO_M
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["sd_schedulers"],  # AUTOMATIC1111 before 1.9, early Forge Classic
+        ["sd_schedulers", "sd_samplers_kdiffusion"],  # SD.Next
+    ],
+)
+def test_a_host_that_cannot_be_served_gets_one_sentence(
+    empty_host: Host,
+    lacking: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys.modules["modules"], "__path__", [])
+    for module in lacking:
+        monkeypatch.delattr(sys.modules["modules"], module)
+        monkeypatch.delitem(sys.modules, f"modules.{module}")
+    before = empty_host.listed
+    empty_host.load()
+    assert empty_host.listed == before
+    assert not empty_host.script_callbacks.before_ui
+    [record] = caplog.records
+    assert record.exc_info is None
+    assert f"cannot import name '{lacking[-1]}'" in record.getMessage()
+    assert "use AUTOMATIC1111 1.9 or newer, Forge, reForge or Forge Neo." in record.getMessage()
+
+
+def test_a_fault_of_our_own_is_not_taken_for_the_hosts(
+    empty_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match="safetensors"):
+        empty_host.load()
+
+
+# --- sampling ------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, str]) -> None:
+    for name in FIXED:
+        model = host.use(Model(*kind))
+        latents, p = host.run(name, steps=9)
+        assert model.calls == 9, name
+        assert host.shared.total_steps_shown == list(range(9)), name
+        assert p.sampler.model_wrap_cfg.steps_seen == list(range(9)), name
+        assert latents.isfinite().all(), name
+        if not name.startswith("SDE-DPM-Solver("):  # for 50 steps or more
+            assert latents.abs().max() < 10, name
+        image = torch.zeros(1, 4, 4, 4)
+        host.run(name, steps=9, init_latent=image, denoising_strength=0.5)
+        assert model.calls == 9 + 5, name  # int(0.5 * 9) + 1, as with the host's own
+        assert host.shared.state.sampling_steps == 5
+
+
+@every_kind
+def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, str]) -> None:
+    model = host.use(Model(*kind))
+    noise = torch.randn(model.shape, generator=torch.Generator().manual_seed(1))[None]
+    lowered = {"lower_long_steps": True}  # as hosts set it
+
+    def plain(sampler: Any, sigmas: torch.Tensor, **settings: Any) -> torch.Tensor:
+        settings = {"schedule": model.schedule, "disable": True, **settings}
+        result: torch.Tensor = sampler(model.mixture, noise * sigmas[0], sigmas, **settings)
+        return result
+
+    sigmas = model.model_wrap.get_sigmas(12)
+    for id_, sampler, settings in (
+        ("dpm_solver++_2m", sample_multistep, lowered),
+        ("dpm_solver_3m", sample_multistep, {"algorithm": "dpmsolver", "order": 3, **lowered}),
+        ("dpm_solver++_3s", sample_singlestep, {"order": 3, **lowered}),
+        ("dpm_solver++_recommended", sample_recommended, {}),
+    ):
+        latents, _ = host.run(label(id_), steps=12, scheduler="Uniform")
+        assert difference(latents, plain(sampler, sigmas, **settings)) < ROUNDING
+    latents, _ = host.run(ADAPTIVE, steps=12, scheduler="Uniform")
+    known = type(model.schedule)(float(model.model_wrap.sigmas[0]))
+    assert difference(latents, plain(sample_adaptive, sigmas, schedule=known)) < ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "eta", "s_noise", "settings"),
+    [
+        (TWO_M, sampling.sample_dpmpp_2m, None, None, {}),
+        (SDE_2M, sampling.sample_dpmpp_2m_sde, 0.7, 1.1, {"solver_type": "midpoint"}),
+        (SDE_3M, sampling.sample_dpmpp_3m_sde, 1.0, 0.9, {}),
+    ],
+)
+def test_it_is_k_diffusions_with_the_hosts_noise(
+    host: Host, ours: str, theirs: Any, eta: float, s_noise: float, settings: dict[str, Any]
+) -> None:
+    model, seeds = host.shared.sd_model, (1, 5)
+    host.shared.opts.data.update(dpm_solver_lower_order_final="off", s_noise=s_noise)
+    latents, _ = host.run(ours, steps=15, seeds=seeds, scheduler="Karras", eta=eta)
+    ends = (float(model.model_wrap.sigmas[place]) for place in (0, -1))
+    sigmas = sampling.get_sigmas_karras(15, *ends)
+    noise = torch.stack(
+        [torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+    if eta is not None:
+        tree = sampling.BrownianTreeNoiseSampler(noise, sigmas[-2], sigmas[0], seed=list(seeds))
+        settings = {"eta": eta, "s_noise": s_noise, "noise_sampler": tree, **settings}
+    expected = theirs(model.mixture, noise * sigmas[0], sigmas, disable=True, **settings)
+    assert difference(latents, expected) < ROUNDING
+
+
+def test_an_image_of_a_batch_is_the_single_image_of_its_seed(host: Host) -> None:
+    for name in NAMES:
+        batch, _ = host.run(name, steps=12, seeds=(1, 2, 3))
+        single, _ = host.run(name, steps=12, seeds=(3,))
+        # The adaptive one goes by the worst image: each is within its tolerance of the true one.
+        within = 0.1 if "adaptive" in name else ROUNDING
+        assert difference(batch[2], single[0]) < within, name
+
+
+def test_eta_and_noise_go_where_they_mean_something(host: Host) -> None:
+    ode, p = host.run(TWO_M, steps=12, eta=0.0)
+    assert not {"Eta", "Sigma noise"} & p.extra_generation_params.keys()
+    other, _ = host.run(TWO_M, steps=12, eta=1.0)
+    assert torch.equal(ode, other)
+    without, p = host.run(SDE_2M, steps=12, eta=0.0)
+    assert p.extra_generation_params["Eta"] == 0.0
+    full, p = host.run(SDE_2M, steps=12)
+    # A 1 is written too: pasting must undo a user's own value.
+    assert (p.extra_generation_params["Eta"], p.extra_generation_params["Sigma noise"]) == (
+        1.0,
+        1.0,
+    )
+    assert difference(without, full) > 0.01
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+CHANGED = {
+    "rtol": 0.002,
+    "atol": 0.0005,
+    "max_calls": 20,
+    "solver_type": "taylor",
+    "lower_order_final": "off",
+    "grouping": "fixed",
+}
+
+
+@pytest.mark.parametrize(
+    ("id_", "parameters"),
+    [
+        ("dpm_solver++_2m", {"solver_type", "lower_order_final"}),
+        ("dpm_solver++_3m_exact", {"lower_order_final"}),
+        ("dpm_solver++_3s", {"solver_type", "grouping"}),
+        ("dpm_solver++_adaptive_23", {"rtol", "atol", "max_calls", "solver_type"}),
+        ("sde_dpm_solver++_2m", {"solver_type", "lower_order_final"}),
+        ("dpm_solver++_recommended", set()),
+    ],
+)
+def test_settings_count_and_pasting_a_text_brings_them_back(
+    host: Host, id_: str, parameters: set[str]
+) -> None:
+    opts = host.shared.opts
+    assert {info.section for info in opts.data_labels.values()} == {("dpm_solver", "DPM-Solver")}
+    assert {f"dpm_solver_{parameter}" for parameter in CHANGED} == opts.data_labels.keys()
+    usual, _ = host.run(label(id_), steps=8)
+    for parameter, value in CHANGED.items():
+        opts.data[f"dpm_solver_{parameter}"] = value
+    changed, p = host.run(label(id_), steps=8)
+    assert torch.equal(usual, changed) == (not parameters)
+    text = host.processing.infotext(p)
+    for parameter in CHANGED:
+        opts.data[f"dpm_solver_{parameter}"] = opts.data_labels[f"dpm_solver_{parameter}"].default
+    overrides = host.processing.paste(text)
+    assert overrides == {f"dpm_solver_{name}": CHANGED[name] for name in parameters}
+    opts.data.update(overrides)
+    again, _ = host.run(text["Sampler"], steps=int(text["Steps"]), scheduler=text["Schedule type"])
+    assert torch.equal(again, changed)
+
+
+def test_a_reload_keeps_what_the_user_set(host: Host) -> None:
+    host.shared.opts.data["dpm_solver_rtol"] = 0.01
+    host.load()
+    assert host.shared.opts.dpm_solver_rtol == 0.01
+
+
+# --- progress and interruption -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 2, 10, 200])
+@every_kind
+def test_adaptive_is_shown_as_the_panels_steps(
+    host: Host, kind: tuple[str, str], steps: int
+) -> None:
+    model = host.use(Model(*kind))
+    _, p = host.run(ADAPTIVE, steps=steps, scheduler="DPM-Solver log-SNR")
+    assert host.shared.total_steps_shown == list(range(steps))
+    seen = p.sampler.model_wrap_cfg.steps_seen  # by these prompts change and the refiner comes
+    assert len(seen) == model.calls
+    assert seen == sorted(seen)
+    assert seen[0] == 0 and seen[-1] < steps
+    assert steps < 10 or len(set(seen)) >= 5
+
+
+@every_kind
+def test_the_text_says_how_many_calls_an_adaptive_run_took(
+    host: Host, kind: tuple[str, str]
+) -> None:
+    took = "DPM-Solver model calls"
+    model = host.use(Model(*kind))
+    _, p = host.run(ADAPTIVE, steps=7)
+    assert host.processing.infotext(p)[took] == str(model.calls)
+    first = model.calls
+    p.is_hr_pass = True
+    host.processing.process(p)
+    text = host.processing.infotext(p)
+    assert (text[took], text[f"Hires {took}"]) == (str(first), str(model.calls - first))
+    for name in FIXED:
+        assert took not in host.run(name, steps=7)[1].extra_generation_params
+
+
+@pytest.mark.parametrize("button", ["interrupted", "skipped"])
+def test_interrupt_and_skip_end_it_within_one_model_call(host: Host, button: str) -> None:
+    for name in NAMES:
+        model = host.use(Model())
+        denoise = model.denoise
+
+        def pressed(
+            x: torch.Tensor, sigma: torch.Tensor, model: Model = model, denoise: Any = denoise
+        ) -> torch.Tensor:
+            setattr(host.shared.state, button, model.calls == 3)
+            result: torch.Tensor = denoise(x, sigma)
+            return result
+
+        model.denoise = pressed  # type: ignore[method-assign]
+        latents, p = host.run(name, steps=12)
+        setattr(host.shared.state, button, False)
+        assert model.calls == 4, name
+        if "adaptive" in name:
+            assert p.extra_generation_params["DPM-Solver model calls"] == 4, name
+        assert latents is p.sampler.last_latent, name
+
+
+# --- schedules -----------------------------------------------------------------------------------
+
+
+@every_kind
+@pytest.mark.parametrize(
+    "name", ["log-SNR", "uniform time", "quadratic time", "recommended"], ids=str.split
+)
+def test_schedulers_give_one_more_sigma_than_steps(
+    host: Host, kind: tuple[str, str], name: str
+) -> None:
+    wrap = Model(*kind).model_wrap
+    scheduler = host.sd_schedulers.schedulers_map[f"DPM-Solver {name}"]
+    ends = {"sigma_min": wrap.sigmas[0].item(), "sigma_max": wrap.sigmas[-1].item()}
+    for n in (0, 1, 2, 3, 10, 40):
+        sigmas = scheduler.function(n=n, **ends, inner_model=wrap, device="cpu")
+        assert sigmas.shape == (n + 1,)
+        assert sigmas.dtype == torch.float32
+        assert sigmas[-1] == 0.0
+        assert (sigmas.diff() < 0).all()
+        if n:
+            assert sigmas[0] == pytest.approx(ends["sigma_max"], rel=1e-6)
+        if n > 2 and name != "recommended":
+            assert sigmas[-2] == pytest.approx(ends["sigma_min"], rel=1e-6)
+    own = scheduler.function(n=10, sigma_min=0.1, sigma_max=0.8, inner_model=wrap, device="cpu")
+    assert own[0] == pytest.approx(0.8)
+    assert (own.diff() < 0).all()
+
+
+def test_recommended_sigmas_are_the_models_own_where_the_host_rounds_its_time(host: Host) -> None:
+    function = host.sd_schedulers.schedulers_map["dpm_solver_recommended"].function
+    for kind in KINDS.values():
+        model = Model(*kind)
+        table = model.model_wrap.sigmas
+        ends = table[0].item(), table[-1].item()
+        sigmas = function(10, *ends, model.model_wrap, "cpu")
+        expected = recommended_sigmas(model.schedule, ends[1], ends[0], 10)
+        assert sigmas.tolist() == pytest.approx(expected, rel=0.05)
+        rounded = all(sigma in table for sigma in sigmas[1:-2])
+        assert rounded == (kind[1] == "Forge" and kind[0] != "const"), kind
+
+
+def test_a_model_that_may_be_a_flow_or_not_is_refused_in_a_sentence(host: Host) -> None:
+    model = host.use(Model("const"))
+    del model.model_wrap.predictor
+    for scheduler in ("Karras", "DPM-Solver recommended", "Automatic"):
+        with pytest.raises(ValueError, match="can't tell whether this model is a flow or a diff"):
+            host.run(TWO_M, steps=5, scheduler=scheduler)
+    assert model.calls == 0
+    model.model_wrap.sigmas = model.model_wrap.sigmas * 10  # a flow's end at 1
+    model.model_wrap.predictor = AddsFlowNoise()
+    with pytest.raises(
+        ValueError, match=r"from its largest sigma, 10, and how it adds noise: take one"
+    ):
+        host.run(TWO_M, steps=5)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "const"])
+def test_even_spacing_in_time_is_the_tables(host: Host, prediction: str) -> None:
+    wrap = Model(prediction).model_wrap
+    function = host.sd_schedulers.schedulers_map["dpm_solver_time_uniform"].function
+    sigmas = function(10, wrap.sigmas[0].item(), wrap.sigmas[-1].item(), wrap, "cpu")
+    places = [round(999 * i / 9) for i in range(9, -1, -1)]
+    assert sigmas[:-1].tolist() == pytest.approx(wrap.sigmas[places].tolist(), rel=1e-5)
+
+
+# --- calibrated solvers --------------------------------------------------------------------------
+
+CALIBRATED = "DPM-Solver(calibrated-My_cat_karras)"
+
+
+def calibration(model: Model, calls: int = 6, fitted: Fitted = Fitted()) -> Calibration:  # noqa: B008
+    schedule = model.schedule
+    table = model.model_wrap.sigmas
+    sigmas = recommended_sigmas(schedule, float(table[-1]), float(table[0]), calls)
+    steps = tuple(exact_weights(schedule, sigmas[: i + 2], 2) for i in range(calls))
+    kind = "flow" if isinstance(schedule, RectifiedFlow) else "diffusion"
+    return Calibration(kind, tuple(sigmas), steps, fitted)
+
+
+def save(host: Host, found: Calibration, name: str = "My cat karras") -> Path:
+    path = Path(host.paths.models_path) / "dpm_solver" / f"{name}.safetensors"
+    path.unlink(missing_ok=True)
+    files.save(found, path)
+    host.load()
+    return path
+
+
+@every_kind
+def test_a_calibration_is_a_sampler_with_its_own_sigmas(host: Host, kind: tuple[str, str]) -> None:
+    model = host.use(Model(*kind))
+    found = calibration(model)
+    save(host, found)
+    assert host.listed == [*HOSTS_OWN, *NAMES, CALIBRATED]
+    split = host.sd_samplers.get_sampler_and_scheduler
+    assert split(CALIBRATED, "Automatic") == (CALIBRATED, "Automatic")
+    latents, p = host.run(CALIBRATED, steps=6, scheduler="Karras")
+    assert model.calls == 6
+    assert p.extra_generation_params["Schedule type"] == "Automatic"
+    noise = torch.randn(model.shape, generator=torch.Generator().manual_seed(1))[None]
+    sigmas = torch.tensor(found.sigmas)
+    expected = sample_calibrated(
+        model.mixture, noise * sigmas[0], sigmas, disable=True, calibration=found
+    )
+    assert difference(latents, expected) < ROUNDING
+    _, _ = host.run(
+        CALIBRATED, steps=6, init_latent=torch.zeros(1, 4, 4, 4), denoising_strength=0.5
+    )
+    assert model.calls == 12 + 4
+    assert host.shared.total_steps_shown == list(range(4))
+
+
+def test_what_does_not_fit_a_calibration_is_said_in_a_sentence(host: Host) -> None:
+    model = host.shared.sd_model
+    path = save(host, calibration(model))
+    with pytest.raises(ValueError, match="set Sampling steps to 6"):
+        host.run(CALIBRATED, steps=20)
+    host.shared.opts.data["img2img_fix_steps"] = True
+    with pytest.raises(ValueError, match="exactly as many steps as the slider says"):
+        host.run(CALIBRATED, steps=6, init_latent=torch.zeros(1, 4, 4, 4))
+    host.use(Model("const"))
+    with pytest.raises(ValueError, match="made for a noise- or v-prediction model"):
+        host.run(CALIBRATED, steps=6)
+    host.use(model)
+    save(host, calibration(model, fitted=Fitted(model="SDXL")))
+    with pytest.raises(
+        ValueError, match="of the kind 'SDXL', and the loaded one is of the kind Base"
+    ):
+        host.run(CALIBRATED, steps=6)
+    model.model_wrap.sigmas = model.model_wrap.sigmas * 2
+    save(host, calibration(Model()))
+    with pytest.raises(ValueError, match=r"starts at sigma 14\.61, and the loaded model at 29\.2"):
+        host.run(CALIBRATED, steps=6)
+    path.write_bytes(b"nothing of the kind")  # since it was listed
+    with pytest.raises(ValueError, match="no calibration that can be used"):
+        host.run(CALIBRATED, steps=6)
+
+
+def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = save(host, calibration(host.shared.sd_model))
+    content = good.read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "large": content + bytes(1 << 20),
+        "other format": content.replace(b"dpm_solver_calibration", b"dpm_solver_calibratiom"),
+        "caf\udce9": content[:100],
+        "later version": content.replace(b'"version":"1"', b'"version":"9"'),
+    }
+    for name, changed in damaged.items():
+        good.with_name(f"{name}.safetensors").write_bytes(changed)
+    good.with_name("link.safetensors").symlink_to(good.with_name("gone"))
+    good.with_name("folder.safetensors").mkdir()
+    caplog.clear()
+    host.load()
+    assert host.listed == [*HOSTS_OWN, *NAMES, CALIBRATED]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == len({*damaged, "link", "folder"})
+    for name in (*damaged, "link", "folder"):
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        assert sum(f"{shown}.safetensors" in line for line in lines) == 1, name
+    for line in lines:
+        assert "\n" not in line
+        line.encode()
+
+
+def test_a_calibration_that_was_stopped_is_called_unmeasured(host: Host) -> None:
+    model, stopped = host.shared.sd_model, Fitted(stopped=True)
+    save(host, calibration(model, fitted=stopped), "cat_unmeasured_2")  # as Calibrate calls them
+    path = save(host, calibration(model, fitted=stopped), "dog")  # and as a user may
+    path.with_name("bird_unmeasured.safetensors").write_bytes(path.read_bytes())
+    host.load()
+    assert host.listed[len(HOSTS_OWN + NAMES) :] == [
+        f"DPM-Solver(calibrated-{name}_unmeasured{number})"
+        for name, number in (("bird", ""), ("cat", "_2"), ("dog", ""))
+    ]
+
+
+NAMED = {
+    "a_b": "a_b",
+    "A B": "A_B_2",  # the host finds names by lower case, too
+    "a  b": "a_b_3",
+    "a b": "a_b_4",
+    "a, b": "a_b_5",
+    "one,two,three": "one_two_three",
+    "line\nbreak": "line_break",
+    "caf\udce9": "caf",  # its bytes are no UTF-8
+    "größer (v2) #1": "größer_(v2)_#1",
+}
+"""A file's name -> its sampler's, in parentheses."""
+
+
+def test_each_file_is_a_sampler_of_its_own_whatever_its_name(host: Host) -> None:
+    model = host.shared.sd_model
+    calls = dict(zip(NAMED, range(5, 30), strict=False))
+    for name in NAMED:
+        save(host, calibration(model, calls[name]), name)
+    listed = host.listed[len(HOSTS_OWN + NAMES) :]
+    assert sorted(listed) == sorted(f"DPM-Solver(calibrated-{name})" for name in NAMED.values())
+    assert len({name.lower() for name in listed}) == len(listed)
+    for file, label_ in NAMED.items():
+        name = f"DPM-Solver(calibrated-{label_})"
+        name.encode()
+        [field] = next(csv.reader([name], skipinitialspace=True))  # as X/Y/Z plot reads its values
+        text = host.processing.infotext(host.run(field, steps=calls[file])[1])
+        assert text["Sampler"] == name

@@ -1,0 +1,58 @@
+"""Keep this version's workflow files: later versions are tested on them.
+
+    python -m dpm_solver_nodes.tools.release
+
+copies workflows/*.json to tests/data/workflows/<version>/, and writes to its folder api/ what the
+page of a real ComfyUI makes of each: the values, by the names of the inputs they are meant for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from ..demo.run import PACKS, ROOT
+from . import browser
+from .server import HostError, start
+
+
+def version() -> str:
+    """As pyproject.toml says."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (found,) = re.findall(r'^version = "(.+)"$', text, re.MULTILINE)
+    return str(found)
+
+
+def main() -> int:
+    if reason := browser.missing():
+        print(f"nothing kept: {reason}", file=sys.stderr)
+        return 1
+    folder = ROOT / "tests" / "data" / "workflows" / version()
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "api").mkdir(parents=True)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="dpm-solver-release-") as work,
+            start(Path(work), PACKS) as server,
+            browser.opened(server) as page,
+        ):
+            for path in sorted((ROOT / "workflows").glob("*.json")):
+                workflow = json.loads(path.read_text(encoding="utf-8"))
+                browser.load(page, workflow)  # a picture that it asks for may well be missing
+                graph = browser.converted(page)
+                shutil.copy(path, folder)
+                text = json.dumps(graph, indent=1, ensure_ascii=False)
+                (folder / "api" / path.name).write_text(f"{text}\n", encoding="utf-8", newline="\n")
+    except HostError as error:
+        print(f"nothing kept: {error}", file=sys.stderr)
+        return 1
+    print(folder.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
