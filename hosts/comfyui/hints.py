@@ -9,9 +9,9 @@ from typing import Any
 import comfy.samplers
 import torch
 
+from ...samplers.grid import Grid
 from ...samplers.log import LOG
 from ...samplers.options import Options
-from ...samplers.plan import Grid
 from ...samplers.solvers.recommended import Recommended
 from .model import ComfyModel
 

@@ -23,8 +23,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from ..grid import Grid
 from ..options import Options
-from ..plan import Grid, Plan, Step
+from ..plan import Plan, Step
 from ..schedules.process import NoiseSchedule, RectifiedFlow
 from .multistep import Multistep
 

@@ -15,7 +15,7 @@ from dpm_solver_nodes.samplers import (
     VarianceExploding,
     sample_multistep,
 )
-from dpm_solver_nodes.samplers.plan import Grid
+from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.sample import sample_recommended
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.recommended import (
