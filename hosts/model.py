@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..samplers import Calibration, NoiseSchedule, RectifiedFlow
-from ..samplers.checks import at_least, between, one_of
+from ..samplers.checks import at_least, between, escaped, one_of
 from ..samplers.schedules.sigma_lists import (
     SPACINGS,
     TIME_POWERS,
@@ -179,8 +179,8 @@ class HostModel(ABC):
         made_for = calibration.fitted.model
         if self.kind and made_for and made_for != self.kind:
             raise ValueError(
-                f"{name} was made on a model of the kind {made_for!a}, and the loaded one is of the "
-                f"kind {self.kind}: choose another, or calibrate anew."
+                f"{name} was made on a model of the kind {escaped(made_for)}, and the loaded one is "
+                f"of the kind {self.kind}: choose another, or calibrate anew."
             )
         start, sigma_max = calibration.sigmas[0], self.own_sigma_max
         if abs(start - sigma_max) > SAME_START * sigma_max:
