@@ -78,12 +78,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tune", action="store_true", help="on the problems of the fit instead")
     parser.add_argument("--processes", nargs="*", default=list(PROCESSES))
+    parser.add_argument("--families", nargs="*", help="only these kinds of problems")
     options = parser.parse_args()
     torch.set_num_threads(1)
     calls = references.CALLS
     groups: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     print(f"error / best peer's (/ usual's) at {', '.join(map(str, calls))} calls")
     for problem in TUNE if options.tune else JUDGE:
+        if options.families and problem.family not in options.families:
+            continue
         for name in problem.processes:
             if name not in options.processes:
                 continue
@@ -101,7 +104,8 @@ def main() -> None:
     print("\nmean and worst over the best peer's, mean over the usual's, by calls and over all")
     for group, cells in sorted(groups.items()):
         text = [
-            f"{mean([a for a, _ in cells[n]]):4.2f} {max(a for a, _ in cells[n]):5.2f}" for n in calls
+            f"{mean([a for a, _ in cells[n]]):4.2f} {max(a for a, _ in cells[n]):5.2f}"
+            for n in calls
         ]
         both = [pair for n in calls for pair in cells[n]]
         text.append(

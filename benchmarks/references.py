@@ -63,9 +63,13 @@ def model_sampling(process: Process) -> Any:
     return type("Diffusion", (kinds.ModelSamplingDiscrete, kinds.EPS), {})()
 
 
-def host_sigmas(process: Process, sampler: str, scheduler: str, steps: int) -> torch.Tensor:
+def host_sigmas(
+    process: Process, sampler: str, scheduler: str, steps: int, denoise: float = 1.0
+) -> torch.Tensor:
     model = SimpleNamespace(get_model_object=lambda name: model_sampling(process))
-    return host().samplers.KSampler(model, steps, "cpu", sampler, scheduler).sigmas.double()
+    return (
+        host().samplers.KSampler(model, steps, "cpu", sampler, scheduler, denoise).sigmas.double()
+    )
 
 
 class Guider:
@@ -161,7 +165,7 @@ def best(problem: Problem, process: Process, calls: int) -> float:
 
 
 def reference(problem: Problem, processes: Iterable[str], calls: int) -> float:
-    """The best peer's error at a number of calls, between FIT_CALLS, on the process where it is least."""
+    """The best peer's error on the process where it is least, interpolated between FIT_CALLS."""
     names = [name for name in processes if name in problem.processes]
     logs = [math.log(min(best(problem, PROCESSES[name], n) for name in names)) for n in FIT_CALLS]
     return math.exp(np.interp(math.log(calls), np.log(FIT_CALLS), logs))

@@ -1,12 +1,10 @@
 """The recommended sampler: sigmas and step weights that were fitted together on many models, as data.
 
-`fitted.json` holds a row for each kind of model and number of calls. The solver interpolates x0; in
-the coordinates z = x / alpha and s = sigma / alpha, with r = s' / s (0 in a step to zero), step i is
-
-    z' = r z + (1 - r) ((1 + sum_j c_ij) D_i - sum_j c_ij D_{i-j})
-
-so that c_i1 = (h_i / h_{i-1}) / 2, with h the steps in log s, would be DPM-Solver++ 2M. The rows were
-found by `benchmarks/fit_recommended.py`, by descent through whole runs.
+`fitted.json` holds a row for each kind of model and number of calls. The solver is a multistep that
+interpolates x0 in lambda_: a step through the newest three outputs with exact weights, in which the
+slope and the curvature have a gain each, step by step. Gains of (1, 0) are second order, (1, 1/2) the
+published third order, (1, 1) true third order. Sigmas and gains were found by
+`benchmarks/fit_recommended.py`, by descent through whole runs.
 """
 
 from __future__ import annotations
@@ -31,8 +29,9 @@ terminal SNR), and take a flow's rows."""
 FARTHEST = 1e4
 """The s that stands for a flow's sigma = 1, where it is infinite."""
 
-SNAP = 0.1
-"""In log s: how far a host may move a sigma, to one of its whole times, for it to be the row's."""
+FIRST_STEP = 1.0
+"""In log s: what the first step counts as where it comes from pure noise, however long it is. Its
+output is an average of all images, from any s that is high enough."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +40,12 @@ class Row:
 
     Attributes:
         s: sigma / alpha of each call, falling; the first is the model's own.
-        c: for each call the weights of the outputs before it, the newest first.
+        slope, curvature: the gains of the step after each call; 0 where outputs for it are missing.
     """
 
     s: tuple[float, ...]
-    c: tuple[tuple[float, ...], ...]
+    slope: tuple[float, ...]
+    curvature: tuple[float, ...]
 
     @property
     def calls(self) -> int:
@@ -57,7 +57,8 @@ def rows(kind: str) -> dict[int, Row]:
     """Kind of model, "flow" or "diffusion" -> calls -> row."""
     data = json.loads(DATA.read_text(encoding="utf-8"))[kind]
     return {
-        int(calls): Row(tuple(row["s"]), tuple(map(tuple, row["c"]))) for calls, row in data.items()
+        int(calls): Row(*(tuple(row[name]) for name in ("s", "slope", "curvature")))
+        for calls, row in data.items()
     }
 
 
@@ -78,39 +79,35 @@ def row_of(kind: str, calls: int) -> Row:
     share = (math.log(calls) - math.log(below)) / (math.log(above) - math.log(below))
     low, high = stretched(known[below], calls), stretched(known[above], calls)
 
-    def mixed(a: float, b: float) -> float:
-        return a + share * (b - a)
+    def mixed(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(x + share * (y - x) for x, y in zip(a, b, strict=True))
 
+    levels = mixed(tuple(map(math.log, low.s)), tuple(map(math.log, high.s)))
     return Row(
-        tuple(math.exp(mixed(math.log(a), math.log(b))) for a, b in zip(low.s, high.s, strict=True)),
-        tuple(
-            tuple(map(mixed, a, b)) for a, b in zip(low.c, high.c, strict=True)
-        ),
+        tuple(map(math.exp, levels)),
+        mixed(low.slope, high.slope),
+        mixed(low.curvature, high.curvature),
     )
 
 
 def stretched(row: Row, calls: int) -> Row:
     """The same for another number of calls: each step as at its place in the run."""
+    if calls < 2:
+        return Row(row.s[:calls], row.slope[:calls], row.curvature[:calls])
 
-    def between(values: Sequence[float], i: int) -> float:
-        place = i * (len(values) - 1) / max(calls - 2, 1)
-        low = min(int(place), len(values) - 2)
-        return values[low] + (place - low) * (values[low + 1] - values[low])
+    def between(values: Sequence[float]) -> list[float]:
+        places = [i * (len(values) - 1) / max(calls - 2, 1) for i in range(calls - 1)]
+        lows = [min(int(place), len(values) - 2) for place in places]
+        return [
+            values[low] + (place - low) * (values[low + 1] - values[low])
+            for low, place in zip(lows, places, strict=True)
+        ]
 
-    if calls < 2 or row.calls < 3:
-        return Row(row.s[:calls], row.c[:calls])
-    levels = [math.log(s) for s in row.s[1:]]
-    earlier = len(row.c[0])
-    columns = [[c[j] for c in row.c[1:]] for j in range(earlier)]
+    levels = between([math.log(s) for s in row.s[1:]])
     return Row(
-        (row.s[0], *(math.exp(between(levels, i)) for i in range(calls - 1))),
-        (
-            (0.0,) * earlier,
-            *(
-                tuple(between(columns[j], i) if j <= i else 0.0 for j in range(earlier))
-                for i in range(calls - 1)
-            ),
-        ),
+        (row.s[0], *map(math.exp, levels)),
+        (0.0, *between(row.slope[1:])),
+        (0.0, 0.0, *between(row.curvature[1:])[1:]),
     )
 
 
@@ -120,8 +117,10 @@ def fitted_sigmas(
     """The sigmas of a run of so many calls: calls + 1, from sigma_max to 0."""
     row = row_of(kind_of(schedule, sigma_max), calls)
     flow = isinstance(schedule, RectifiedFlow)
-    top, low = (sigma / schedule.alpha(sigma) if sigma < schedule.sigma_limit else FARTHEST
-                for sigma in (sigma_max, sigma_min))
+    top, low = (
+        sigma / schedule.alpha(sigma) if sigma < schedule.sigma_limit else FARTHEST
+        for sigma in (sigma_max, sigma_min)
+    )
     levels = _within([math.log(s) for s in row.s[1:]], math.log(top), math.log(low))
     later = [math.exp(level) for level in levels]
     return [sigma_max, *(s / (1.0 + s) if flow else s for s in later), 0.0]
@@ -145,31 +144,52 @@ def plan_fitted(grid: Grid, row: Row, first: int = 0) -> Plan:
     """The plan on these sigmas, which are a row's, as far as the host moved none.
 
     Args:
-        first: the row's call that the run starts with; outputs from before it don't exist and don't
+        first: the row's call that the run starts with. Outputs from before it don't exist, and don't
             enter.
     """
     levels = [_log_s(level.sigma, level.alpha) for level in grid.levels]
-    own = [math.log(s) for s in row.s[first:]] + [-math.inf]
+    if first == 0 and row.s[0] > WIDE and len(levels) > 1:
+        levels[0] = levels[1] + FIRST_STEP
     steps = []
+    call = first
     for i, (start, end) in enumerate(pairwise(grid.levels)):
-        c = row.c[first + i][:i]
-        scale = _ratio(levels, i) / _ratio(own, i) if c else 1.0
-        c = tuple(scale * weight for weight in c)
+        call += grid.repeats[i]
+        at = min(call + i, row.calls - 1)
+        c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
         state = end.sigma / start.sigma
         total = end.alpha - start.alpha * state
         outputs = (total * (1.0 + sum(c)), *(-total * weight for weight in c))
-        order = 1 + any(c)
-        steps.append(Step(start.sigma, end.sigma, state, outputs, order=order))
+        steps.append(Step(start.sigma, end.sigma, state, outputs, order=1 + len(c)))
     return grid.plan(steps)
+
+
+def weights(levels: Sequence[float], slope: float, curvature: float) -> tuple[float, ...]:
+    """The weights c of the outputs before the newest, D, in D + sum_j c_j (D - D_j).
+
+    Args:
+        levels: log s of the last calls, at most three, and of the end of the step, which may be
+            minus infinity.
+        slope, curvature: the gains.
+    """
+    *before, start, end = levels
+    if not before:
+        return ()
+    h, h1 = start - end, before[-1] - start
+    if math.isinf(h):  # to zero: the output is extrapolated by one more step of the same length
+        of_slope, of_curvature = h1, 2.0 * h1 * h1
+    else:
+        full = h / -math.expm1(-h)
+        of_slope = full - 1.0
+        of_curvature = h * full - 2.0 * of_slope + h1 * of_slope
+    newer = slope * of_slope / h1
+    if len(before) == 1:
+        return (newer,)
+    h2 = before[-2] - before[-1]
+    of_curvature *= curvature
+    return newer + of_curvature / (h1 * h2), -of_curvature / ((h1 + h2) * h2)
 
 
 def _log_s(sigma: float, alpha: float) -> float:
     if sigma == 0.0:
         return -math.inf
     return math.log(sigma / alpha) if alpha > sigma / FARTHEST else math.log(FARTHEST)
-
-
-def _ratio(levels: Sequence[float], i: int) -> float:
-    """h_i / h_{i-1}, as far as the steps are finite: what 2M's c would go with."""
-    before, step = levels[i - 1] - levels[i], levels[i] - levels[i + 1]
-    return (1.0 if math.isinf(step) else step) / before

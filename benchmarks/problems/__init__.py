@@ -4,7 +4,7 @@
 judged on, and nothing else.
 """
 
-from .problems import JUDGE, TUNE, Problem
+from .problems import CHECK, JUDGE, TUNE, Problem
 from .processes import PROCESSES, Process
 
-__all__ = ["JUDGE", "PROCESSES", "TUNE", "Problem", "Process"]
+__all__ = ["CHECK", "JUDGE", "PROCESSES", "TUNE", "Problem", "Process"]

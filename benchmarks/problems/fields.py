@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-
 Pullback = Callable[[torch.Tensor], tuple[torch.Tensor, float]]
 """From the gradient at a model's output to those at its state and at s."""
 

@@ -45,7 +45,7 @@ def photograph(name: str) -> np.ndarray:
 def patches(
     names: Sequence[str], size: int, count: int, seed: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` patches of `size` pixels, a third of a part's height wide and scaled down, and classes."""
+    """`count` patches a third of a part's height wide, scaled to `size` pixels, and their classes."""
     generator = np.random.default_rng(seed)
     found, labels = [], []
     for i in range(count):
@@ -102,6 +102,6 @@ def emoji(size: int, count: int, offset: int = 0) -> tuple[torch.Tensor, torch.T
         cut = colours[top : top + 32, left : left + 32]
         if cut.min() < 0.99:
             pictures.append(cut.reshape(size, scale, size, scale, 3).mean((1, 3)))
-    chosen = np.linspace(0, len(pictures) - 2, count).astype(int) + offset
+    chosen = (np.linspace(0, len(pictures) - 2, count).astype(int) + offset) % len(pictures)
     labels = torch.arange(count) * 16 // count
     return standardised(np.stack([pictures[i] for i in chosen])), labels

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -28,7 +29,7 @@ class Denoiser(Protocol):
     values: int
 
     def __call__(self, z: torch.Tensor, s: torch.Tensor | float) -> torch.Tensor:
-        """From a state z = x / alpha, [batch, values], and s = sigma / alpha to the denoised images."""
+        """From a state z = x / alpha, [batch, values], and s = sigma / alpha to denoised images."""
 
     def linearised(self, z: torch.Tensor, s: float) -> tuple[torch.Tensor, Pullback]:
         """The denoised images, and how a gradient at them goes back to z and s."""
@@ -72,19 +73,20 @@ class Problem:
         return torch.randn(self.images, self.values, generator=generator, dtype=torch.float64)
 
     def solution(self, process: Process) -> torch.Tensor:
-        """The converged images, by classical Runge-Kutta in log s and one last denoising; kept on disk."""
+        """The converged images; kept on disk."""
         key = f"{self} {process.s_max} {process.s_min} {FINE}"
         kept = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
         if not kept.exists():
             CACHE.mkdir(parents=True, exist_ok=True)
-            torch.save(self._solve(process, FINE), kept)
+            start = process.start(self.noise())
+            torch.save(self.solve(start, process.s_max, process.s_min, FINE), kept)
         return torch.load(kept)
 
-    def _solve(self, process: Process, steps: int) -> torch.Tensor:
-        z = process.start(self.noise())
-        levels = torch.linspace(math.log(process.s_max), math.log(process.s_min), steps + 1)
+    def solve(self, z: torch.Tensor, s_max: float, s_min: float, steps: int) -> torch.Tensor:
+        """The converged images from a state, by classical Runge-Kutta and one last denoising."""
+        levels = torch.linspace(math.log(s_max), math.log(s_min), steps + 1).tolist()
         with torch.no_grad():
-            for a, b in zip(levels.tolist(), levels.tolist()[1:], strict=False):
+            for a, b in pairwise(levels):
                 h, middle = b - a, math.exp((a + b) / 2.0)
                 k1 = z - self.model(z, math.exp(a))
                 z2 = z + h / 2.0 * k1
@@ -94,7 +96,7 @@ class Problem:
                 z4 = z + h * k3
                 k4 = z4 - self.model(z4, math.exp(b))
                 z = z + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
-            return self.model(z, process.s_min)
+            return self.model(z, s_min)
 
     def __str__(self) -> str:
         return f"{self.name} {self.seed} {self.images}"
@@ -160,7 +162,12 @@ def mixture(
 
 
 def photographs(
-    names: tuple[str, ...], size: int, smoothing: float, guidance: float, seed: int, count: int = 480
+    names: tuple[str, ...],
+    size: int,
+    smoothing: float,
+    guidance: float,
+    seed: int,
+    count: int = 480,
 ) -> Problem:
     title = f"{'+'.join(names)} {size}x{size}x3"
     return mixture(
@@ -199,6 +206,24 @@ def demo(guidance: float, seed: int) -> Problem:
     )
 
 
+def trained(
+    name: str,
+    load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    guidance: float,
+    seed: int,
+    images: int = 6,
+) -> Problem:
+    return Problem(
+        f"trained {name} g {guidance:g}",
+        "network",
+        guidance,
+        lambda _: networks.Trained(name, load, guidance, seed),
+        (*BOUNDED, *FLOWS),
+        seed,
+        images,
+    )
+
+
 TUNE: tuple[Problem, ...] = (
     fields((20, 20), 1.4, 1.0, 100, channels=4, images=6),
     fields((32, 32), 2.0, 0.0, 102, images=6),
@@ -215,8 +240,29 @@ TUNE: tuple[Problem, ...] = (
     emoji(8, 0, 0.25, 5.0, 126),
     digits(0.25, 0.0, 128),
     digits(0.25, 7.5, 130),
+    digits(0.12, 3.0, 138),
+    fields((24, 24), 1.7, 3.0, 140, images=6),
+    fields((40, 40), 2.2, 0.0, 142, images=6),
+    photographs(("china",), 8, 0.15, 2.0, 144),
+    emoji(8, 0, 0.1, 0.0, 146),
+    trained(
+        "china+flower 8x8x3",
+        lambda: pictures.patches(("china", "flower"), 8, 3000, 3),
+        4.0,
+        134,
+    ),
+    trained("emoji 8x8x3 from 0", lambda: pictures.emoji(8, 1600), 0.0, 136),
     demo(4.0, 132),
 )
+
+CHECK: tuple[Problem, ...] = (
+    fields((40, 40), 1.9, 3.0, 50, images=6),
+    fields((72, 72), 2.6, 6.0, 52, images=6, thin=True),
+    photographs(("rocket",), 8, 0.15, 5.0, 54),
+    digits(0.15, 2.0, 56),
+    emoji(8, 2, 0.2, 3.0, 58),
+)
+"""What the penalties of a fit are chosen by."""
 
 JUDGE: tuple[Problem, ...] = (
     fields((64, 64), 2.4, 0.0, 7),
@@ -231,5 +277,11 @@ JUDGE: tuple[Problem, ...] = (
     photographs(("coffee", "retina"), 8, 0.1, 0.0, 25),
     emoji(16, 1, 0.1, 4.0, 27),
     digits(0.2, 4.0, 29),
+    trained(
+        "coffee+chelsea+astronaut 10x10x3",
+        lambda: pictures.patches(("coffee", "chelsea", "astronaut"), 10, 3000, 4),
+        3.0,
+        33,
+    ),
     demo(0.0, 31),
 )
