@@ -1,7 +1,8 @@
 """A plan: what a sampler will do, as data, before the first model call.
 
 In sigma space every solver of the family is a linear combination of a state and a few model outputs
-whose weights depend only on the sigmas. A plan lists these combinations in float64; `integrate` runs any.
+whose weights depend only on the sigmas. A plan lists these combinations in float64, and
+`integrate` runs any.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SUM_TO_ONE = 1e-14
 """How far from 1 the weights of an average may be by rounding."""
 
 MOST_SHARE = 100.0
-"""The share of one output in an average up to which float32 holds it: two weights may nearly cancel."""
+"""The share of an output in an average up to which float32 holds it: weights may nearly cancel."""
 
 
 class Weights(NamedTuple):
