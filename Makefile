@@ -61,7 +61,7 @@ test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
 	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
 test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every workflow
-	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all \
+	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all BENCHMARK_PEERS=1 \
 		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
 test-webui: $(READY)  ## every sampler on a real Forge: WEBUI_PATH=<its folder> make test-webui

@@ -234,7 +234,7 @@ def sample_recommended(
         ValueError: sigmas or a setting is out of its range.
     """
     schedule = _schedule(schedule)
-    settings = recommended(schedule, len(sigmas) - 1).settings
+    settings = recommended(schedule, len(read_sigmas(sigmas, schedule)) - 1).settings
     return sample_multistep(
         model,
         x,
