@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,16 @@ from dpm_solver_nodes.samplers import (
     sample_recommended,
     sample_singlestep,
 )
-from dpm_solver_nodes.tests.support.code_paths import ADAPTIVE, ALL, CALIBRATED, CHOSEN, FIXED, ODE
+from dpm_solver_nodes.samplers.catalog import CATALOG, Entry, entry
+from dpm_solver_nodes.tests.support.code_paths import (
+    ADAPTIVE,
+    ALL,
+    CALIBRATED,
+    CHOSEN,
+    CHOSEN_IDS,
+    FIXED,
+    ODE,
+)
 from dpm_solver_nodes.tests.support.mixture import Mixture, Sampler, difference, start
 
 PLAIN: dict[str, Sampler] = {
@@ -50,6 +59,19 @@ def falling(n: int, zero: bool) -> list[float]:
 
 def state(schedule: NoiseSchedule = VarianceExploding()) -> torch.Tensor:  # noqa: B008
     return start() if schedule.sigma_limit > 1.0 else start() / 14.6
+
+
+def test_the_chosen_samplers_stand_for_the_catalogue() -> None:
+    """A new way through the code, or a new value of a setting, needs one of its own."""
+
+    def paths(entries: Iterable[Entry]) -> set[object]:
+        return {
+            path
+            for e in entries
+            for path in ((e.sampler, e.stochastic, e.cfg_pp), *e.settings.items())
+        }
+
+    assert paths(map(entry, CHOSEN_IDS)) == paths(CATALOG)
 
 
 # calls and callbacks

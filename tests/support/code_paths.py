@@ -137,3 +137,10 @@ ADAPTIVE = without_progress_bar(
 )
 
 ALL = FIXED | CHOSEN | CALIBRATED | ADAPTIVE
+
+CHOSEN_IDS = (
+    *("dpm_solver++_recommended", "dpm_solver++_2m", "dpm_solver_3m_exact", "dpm_solver++_3s"),
+    *("dpm_solver++_adaptive_23", "sde_dpm_solver++_3m", "sde_dpm_solver_2s"),
+    *("dpm_solver++_2m_cfg_pp", "sde_dpm_solver++_2m_cfg_pp"),
+)
+"""Those that stand for the whole catalogue where `--few-samplers` says so (see conftest.py)."""

@@ -1,0 +1,56 @@
+"""Whether a test over the catalogue runs all samplers or one per path through the code."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from dpm_solver_nodes.samplers.catalog import CATALOG
+from dpm_solver_nodes.tests.support.code_paths import CHOSEN_IDS
+
+OTHER_IDS = {entry.id for entry in CATALOG} - set(CHOSEN_IDS)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--few-samplers",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="tests over the catalogue in this folder run one sampler per path through the code",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    folders = [config.rootpath / folder for folder in config.getoption("--few-samplers")]
+    by_test: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if any(folder in item.path.parents for folder in folders):
+            by_test[item.nodeid.partition("[")[0]].append(item)
+    left_out = {item for runs in by_test.values() for item in superfluous(runs)}
+    if left_out:
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+        items[:] = [item for item in items if item not in left_out]
+
+
+def superfluous(runs: list[pytest.Item]) -> set[pytest.Item]:
+    """The runs of one test that the samplers of CHOSEN_IDS stand for.
+
+    Every other value of a parameter still occurs, and a test that runs none of the chosen samplers
+    runs its own.
+    """
+    kept = [item for item in runs if not values(item) & OTHER_IDS]
+    if not kept:
+        return set()
+    seen = set().union(*map(values, kept))
+    for item in runs:
+        if values(item) - OTHER_IDS - seen:
+            kept.append(item)
+            seen |= values(item)
+    return set(runs) - set(kept)
+
+
+def values(item: pytest.Item) -> set[str]:
+    """The names of an item's parameters, from its id."""
+    return set(item.name.partition("[")[2].removesuffix("]").split("-"))
