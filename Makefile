@@ -58,8 +58,7 @@ lint: $(READY)  ## ruff and mypy
 	MYPYPATH=$(VENV)/typing $(VENV)/bin/mypy -p dpm_solver_nodes
 
 test-fast: $(READY)  ## while you work: a minute, one sampler per path through the code, no ComfyUI
-	$(VENV)/bin/pytest -n $(JOBS) --few-samplers tests -m "not slow" \
-		tests/samplers tests/lab tests/docs tests/webui/test_stand_in.py
+	WEBUI_PATH= $(VENV)/bin/pytest -n $(JOBS) --few-samplers tests tests/samplers tests/lab tests/docs tests/webui
 
 test: lint  ## lint, unit tests, and tests on ComfyUI 0.30.0 (one sampler per path through the code)
 	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile --few-samplers tests/comfyui
@@ -68,8 +67,9 @@ test-all: lint  ## all samplers, on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with ever
 	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all BENCHMARK_PEERS=1 \
 		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
-test-webui: $(READY)  ## every sampler on a real Forge: WEBUI_PATH=<its folder> make test-webui
-	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge: WEBUI_PATH=<its folder> make test-webui"; exit 1; }
+test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> make test-webui
+	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge, Forge Neo or AUTOMATIC1111 of 1.9 or later:" \
+		"WEBUI_PATH=<its folder> make test-webui"; exit 1; }
 	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/webui
 
 compatibility: $(READY)  ## the README's table: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)

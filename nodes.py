@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from comfy_api.latest import ComfyExtension, io
 
 from . import nodes_lab
 from .hosts.comfyui import sampling
-from .samplers import sample_adaptive, sample_multistep, sample_singlestep
-from .samplers.catalog import entry
 from .samplers.checks import one_of
-from .samplers.sample import (
-    ALGORITHMS,
+from .samplers.options import ALGORITHMS, NOISE_DEVICES, SOLVER_TYPES, Options
+from .samplers.solvers.adaptive import Adaptive
+from .samplers.solvers.multistep import (
     CORRECTORS,
-    GROUPINGS,
     LOWER_ORDER_FINAL,
     MULTISTEP_ALGORITHMS,
-    NOISE_DEVICES,
-    SOLVER_TYPES,
+    Multistep,
 )
+from .samplers.solvers.singlestep import GROUPINGS, Singlestep
 
 CATEGORY = "sampling/DPM-Solver"
 CONTROLLERS = ("authors", "pid")
@@ -125,14 +125,14 @@ def _sampler_output() -> io.Sampler.Output:
 
 
 def _sampler(
-    node: type[io.ComfyNode], function: Any, settings: dict[str, Any], base: str | None = None
+    node: type[io.ComfyNode], make: Callable[..., Options], settings: dict[str, Any]
 ) -> io.NodeOutput:
-    """A SAMPLER of the function, with the thresholding inputs put into its own form.
+    """A SAMPLER from a node's inputs.
 
     Args:
+        make: settings of a family, from keyword arguments.
         settings: the node's inputs. The host also hands over links to inputs that it doesn't have,
             which are left out.
-        base: the catalogue's entry whose settings it has where the node has no input.
     """
     inputs = {one.id for one in node.define_schema().inputs}
     settings = {name: value for name, value in settings.items() if name in inputs}
@@ -140,9 +140,7 @@ def _sampler(
     maximum = settings.pop("threshold_max", 1.0)
     if settings.pop("thresholding", False):
         settings["thresholding"] = (ratio, maximum)
-    if base is not None:
-        settings = {**entry(base).settings, **settings}
-    return io.NodeOutput(sampling.sampler(function, settings))
+    return io.NodeOutput(sampling.sampler(make(**settings)))
 
 
 class DPMSolver_2M(io.ComfyNode):
@@ -171,7 +169,7 @@ class DPMSolver_2M(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(cls, sample_multistep, settings, "dpm_solver++_2m")
+        return _sampler(cls, Multistep, settings)
 
 
 class DPMSolver_3M(io.ComfyNode):
@@ -192,7 +190,7 @@ class DPMSolver_3M(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(cls, sample_multistep, settings, "dpm_solver++_3m_exact")
+        return _sampler(cls, partial(Multistep, order=3, solver_type="exact"), settings)
 
 
 class DPMSolver_Multistep(io.ComfyNode):
@@ -263,7 +261,7 @@ class DPMSolver_Multistep(io.ComfyNode):
         one_of("corrector", corrector, ("none", *CORRECTORS))
         if corrector != "none":
             settings["corrector"] = corrector
-        return _sampler(cls, sample_multistep, settings)
+        return _sampler(cls, Multistep, settings)
 
 
 class DPMSolver_Singlestep(io.ComfyNode):
@@ -312,7 +310,7 @@ class DPMSolver_Singlestep(io.ComfyNode):
 
     @classmethod
     def execute(cls, **settings: Any) -> io.NodeOutput:
-        return _sampler(cls, sample_singlestep, settings)
+        return _sampler(cls, Singlestep, settings)
 
 
 class DPMSolver_Adaptive(io.ComfyNode):
@@ -437,7 +435,7 @@ class DPMSolver_Adaptive(io.ComfyNode):
                 ("accept_safety", 0.81),
             )
         }
-        return _sampler(cls, sample_adaptive, settings | (pid if controller == "pid" else {}))
+        return _sampler(cls, Adaptive, settings | (pid if controller == "pid" else {}))
 
 
 class DPMSolver_SDE(io.ComfyNode):
@@ -530,13 +528,13 @@ class DPMSolver_SDE(io.ComfyNode):
     def execute(cls, method: str, **settings: Any) -> io.NodeOutput:
         one_of("method", method, METHODS)
         if method == "multistep":
-            return _sampler(cls, sample_multistep, settings)
+            return _sampler(cls, Multistep, settings)
         if settings.pop("cfg_pp", False):
             raise ValueError(
                 "cfg_pp has no singlestep form: set method to multistep, or cfg_pp off."
             )
         settings.pop("lower_order_final", None)  # groups end as they are
-        return _sampler(cls, sample_singlestep, settings)
+        return _sampler(cls, Singlestep, settings)
 
 
 class DPMSolver_Sigmas(io.ComfyNode):

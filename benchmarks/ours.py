@@ -14,9 +14,8 @@ from functools import partial
 import torch
 
 from ..lab.calibration import calibrate
-from ..samplers import RectifiedFlow
 from ..samplers.catalog import CATALOG, Entry
-from ..samplers.sample import sample_calibrated, sample_recommended
+from ..samplers.sample import sample, sample_calibrated, sample_recommended
 from ..samplers.schedules.sigma_lists import SPACINGS, TIME_POWERS, in_time
 from ..samplers.solvers.recommended import recommended_sigmas
 from .peers import Candidate, Omitted, Run, host, host_sigmas
@@ -30,9 +29,7 @@ Build = Callable[[Scenario, int], tuple[Sampler, Sigmas]]
 
 def sampler_of(entry: Entry, scenario: Scenario) -> Sampler:
     """An entry as hosts run it on such a model."""
-    flow = isinstance(scenario.schedule, RectifiedFlow)
-    lowers = {"lower_long_steps": flow} if entry.sampler == "multistep" else {}
-    return partial(entry.function(), schedule=scenario.schedule, **lowers)
+    return partial(sample, entry.options.on(scenario.schedule), schedule=scenario.schedule)
 
 
 def spaced(spacing: str, scenario: Scenario, calls: int) -> list[float]:
@@ -56,9 +53,7 @@ def _on_scheduler(
 
 
 _FIXED = [
-    entry
-    for entry in CATALOG
-    if not entry.stochastic and not entry.cfg_pp and entry.sampler != "adaptive"
+    entry for entry in CATALOG if not entry.stochastic and not entry.cfg_pp and not entry.adaptive
 ]
 
 OURS: dict[str, Build] = {

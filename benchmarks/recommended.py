@@ -26,8 +26,8 @@ import torch
 from scipy.optimize import minimize
 
 from ..samplers import sample_multistep
-from ..samplers.sample import POWERS
 from ..samplers.schedules.sigma_lists import Density, dense
+from ..samplers.solvers.multistep import POWERS
 from ..samplers.solvers.recommended import SOLVERS, Recommendation
 from . import digits
 from .measure import best, distances, measure, summary

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from .sample import sample_adaptive, sample_multistep, sample_recommended, sample_singlestep
+import torch
 
-SAMPLERS: dict[str, Callable[..., Any]] = {
-    "multistep": sample_multistep,
-    "singlestep": sample_singlestep,
-    "adaptive": sample_adaptive,
-    "recommended": sample_recommended,
-}
+from .options import Options
+from .sample import sample
+from .solvers.adaptive import Adaptive
+from .solvers.multistep import Multistep
+from .solvers.recommended import Recommended
+from .solvers.singlestep import Singlestep
 
 
 @dataclass(frozen=True)
@@ -24,33 +23,42 @@ class Entry:
     Attributes:
         id: its name in menus and in shared workflows; permanent once released.
         label: its name for people.
-        sampler: a key of SAMPLERS.
-        settings: what the sampler is called with.
-        order: of convergence on a fixed list, with lowering off and a last sigma above zero; the weak
-            order, that of the end distribution, where `stochastic`; None where there is none: the
-            adaptive solver is given a tolerance instead, and the CFG++ forms follow no equation.
-        calls: model calls, in words.
+        options: its settings.
+        order: of convergence on a fixed list, with lowering off and a last sigma above zero; if noise
+            is added the weak order, that of the end distribution. None: there is no such order, as
+            the adaptive solver is given a tolerance instead, and the CFG++ forms follow no equation.
         help: what it is good for, in a sentence or two.
         source: paper and place.
-        cfg_pp: it is to be given the host's unconditional prediction (see `sample_multistep`).
     """
 
     id: str
     label: str
-    sampler: str
-    settings: Mapping[str, Any]
+    options: Options
     order: int | None
-    calls: str
     help: str
     source: str
-    cfg_pp: bool = False
+
+    def function(self) -> Callable[..., torch.Tensor]:
+        """It as a function, to be called as `sample_multistep` is."""
+        return partial(sample, self.options)
 
     @property
     def stochastic(self) -> bool:
-        return "eta" in self.settings
+        return self.options.stochastic
 
-    def function(self) -> Callable[..., Any]:
-        return partial(SAMPLERS[self.sampler], **self.settings)
+    @property
+    def calls(self) -> str:
+        """Model calls, in words."""
+        return "as many as it takes" if self.adaptive else "1 per step"
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it chooses its own number of model calls."""
+        return isinstance(self.options, Adaptive)
+
+    @property
+    def cfg_pp(self) -> bool:
+        return self.options.needs_unconditional
 
 
 def entry(id_: str) -> Entry:
@@ -58,223 +66,246 @@ def entry(id_: str) -> Entry:
     return {entry.id: entry for entry in CATALOG}[id_]
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What the entries of both algorithms share; `prefix` and `suffix` are of the id."""
+_IMAGE = "DPM-Solver++ (arXiv 2211.01095), "
+_NOISE = "DPM-Solver (arXiv 2206.00927), "
+_SDE = "its section on SDEs, "
+_CFG_PP = ", with CFG++ (arXiv 2406.08070)"
 
-    suffix: str
-    label: str
-    sampler: str
-    settings: Mapping[str, Any]
-    order: int | None
-    help: str
-    place: str
-    calls: str = "1 per step"
-    prefix: str = ""
-    noise_form: bool = True
-    cfg_pp: bool = False
-
-    def entry(self, algorithm: str, name: str, label: str, paper: str, remark: str) -> Entry:
-        if algorithm == "dpmsolver" and "eta" in self.settings:
-            remark += " Take 50 steps or more: with fewer, too much of the noise is left."
-        return Entry(
-            id=f"{self.prefix}{name}_{self.suffix}",
-            label=f"{self.prefix.upper().replace('_', '-')}{label} {self.label}",
-            sampler=self.sampler,
-            settings={"algorithm": algorithm, **self.settings},
-            order=self.order,
-            calls=self.calls,
-            help=self.help + remark,
-            source=f"{paper}, {self.place}",
-            cfg_pp=self.cfg_pp,
-        )
-
-
-_TAYLOR_3M = {"order": 3, "solver_type": "taylor"}  # k-diffusion's 3M SDE has these weights
-_KINDS = (
-    _Kind(
-        "2m",
-        "2M",
-        "multistep",
-        {"order": 2},
-        2,
-        "The classic, dpmpp_2m elsewhere: second order, steady from 10 steps up.",
-        "multistep, order 2",
-    ),
-    _Kind(
-        "3m",
-        "3M",
-        "multistep",
-        {"order": 3},
-        2,
-        "The published third-order formula, as other programs ship it. It converges at second order.",
-        "multistep, order 3",
-    ),
-    _Kind(
-        "3m_exact",
-        "3M exact",
-        "multistep",
-        {"order": 3, "solver_type": "exact"},
-        3,
-        "Truly third order, which pays the more steps there are: try it from 15 up; below, 2M is "
-        "safer.",
-        "multistep, order 3, with the quadratic term integrated exactly and a second-order start",
-    ),
-    _Kind(
-        "2s",
-        "2S",
-        "singlestep",
-        {"order": 2},
-        2,
-        "Second order in pairs of steps that use no earlier output: for models that change between "
-        "steps, and at very few steps with high CFG.",
-        "singlestep, order 2",
-    ),
-    _Kind(
-        "3s",
-        "3S",
-        "singlestep",
-        {"order": 3},
-        2,
-        "Third-order groups of three steps that use no earlier output, ending in shorter groups.",
-        "singlestep, order 3",
-    ),
-    _Kind(
-        "adaptive_12",
-        "adaptive 12",
-        "adaptive",
-        {"order": 2},
-        None,
-        "Chooses its own number of steps for a given accuracy; the panel's steps only scale the "
-        "progress bar.",
-        "adaptive, DPM-Solver-12",
-        calls="as many as it takes",
-    ),
-    _Kind(
-        "adaptive_23",
-        "adaptive 23",
-        "adaptive",
-        {"order": 3},
-        None,
-        "As adaptive 12, of third order: for close tolerances.",
-        "adaptive, DPM-Solver-23",
-        calls="as many as it takes",
-    ),
-    _Kind(
-        "2m",
-        "2M",
-        "multistep",
-        {"order": 2, "eta": 1.0},
-        2,
-        "Adds fresh noise in each step, which mends errors of earlier ones: take 20 to 60 steps. "
-        "What others call DPM++ 2M SDE.",
-        "its section on SDEs, multistep, order 2",
-        prefix="sde_",
-    ),
-    _Kind(
-        "3m",
-        "3M",
-        "multistep",
-        {**_TAYLOR_3M, "eta": 1.0},
-        2,
-        "As 2M, with one more output in each step: a little closer from 30 steps up. What others "
-        "call DPM++ 3M SDE.",
-        "its section on SDEs, in k-diffusion's third-order form",
-        prefix="sde_",
-        noise_form=False,
-    ),
-    _Kind(
-        "2s",
-        "2S",
-        "singlestep",
-        {"order": 2, "eta": 1.0},
-        2,
-        "Stochastic pairs of steps that use no earlier output. What others call DPM++ SDE, which "
-        "counts a pair as one step: take twice its steps here.",
-        "its section on SDEs, in k-diffusion's singlestep form",
-        prefix="sde_",
-    ),
-    _Kind(
-        "2m_cfg_pp",
-        "2M CFG++",
-        "multistep",
-        {"order": 2},
-        None,
-        "Guidance that keeps to the unconditional path: set CFG low, 1 to 2, and "
-        "nearer to 1 the more steps there are above 30.",
-        "multistep, order 2, with CFG++ (arXiv 2406.08070)",
-        noise_form=False,
-        cfg_pp=True,
-    ),
-    _Kind(
-        "3m_cfg_pp",
-        "3M CFG++",
-        "multistep",
-        {"order": 3},
-        None,
-        "As 2M CFG++, with the published third-order formula.",
-        "multistep, order 3, with CFG++ (arXiv 2406.08070)",
-        noise_form=False,
-        cfg_pp=True,
-    ),
-    _Kind(
-        "2m_cfg_pp",
-        "2M CFG++",
-        "multistep",
-        {"order": 2, "eta": 1.0},
-        None,
-        "2M CFG++ with fresh noise in each step.",
-        "its section on SDEs, multistep, order 2, with CFG++ (arXiv 2406.08070)",
-        prefix="sde_",
-        noise_form=False,
-        cfg_pp=True,
-    ),
-    _Kind(
-        "3m_cfg_pp",
-        "3M CFG++",
-        "multistep",
-        {**_TAYLOR_3M, "eta": 1.0},
-        None,
-        "3M CFG++ with fresh noise in each step.",
-        "its section on SDEs, in k-diffusion's third-order form, with CFG++ (arXiv 2406.08070)",
-        prefix="sde_",
-        noise_form=False,
-        cfg_pp=True,
-    ),
+_2M = "The classic, dpmpp_2m elsewhere: second order, steady from 10 steps up."
+_3M = "The published third-order formula, as other programs ship it. It converges at second order."
+_3M_EXACT = (
+    "Truly third order, which pays the more steps there are: try it from 15 up; below, 2M is safer."
 )
-
-_IMAGE_FORM = ("dpmsolver++", "dpm_solver++", "DPM-Solver++", "DPM-Solver++ (arXiv 2211.01095)", "")
-_NOISE_FORM = (
-    "dpmsolver",
-    "dpm_solver",
-    "DPM-Solver",
-    "DPM-Solver (arXiv 2206.00927)",
-    " In the noise form of the first paper; its authors advise the ++ form for guidance.",
+_2S = (
+    "Second order in pairs of steps that use no earlier output: for models that change between "
+    "steps, and at very few steps with high CFG."
 )
-_ORDINARY = [kind for kind in _KINDS if not kind.prefix and not kind.cfg_pp]
-_OTHERS = [kind for kind in _KINDS if kind not in _ORDINARY]
-
-_RECOMMENDED = Entry(
-    id="dpm_solver++_recommended",
-    label="DPM++ (recommended)",
-    sampler="recommended",
-    settings={},
-    order=None,
-    calls="1 per step",
-    help="The one to start with: takes form, order and corrector by the number of steps and the kind "
-    "of model, as measured the closest of all here from 5 steps up. Set the scheduler to "
-    "dpm_solver_recommended with it.",
-    source="DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867), benchmarks/recommended.py",
+_3S = "Third-order groups of three steps that use no earlier output, ending in shorter groups."
+_ADAPTIVE_12 = (
+    "Chooses its own number of steps for a given accuracy; the panel's steps only scale the "
+    "progress bar."
 )
+_ADAPTIVE_23 = "As adaptive 12, of third order: for close tolerances."
+_SDE_2M = (
+    "Adds fresh noise in each step, which mends errors of earlier ones: take 20 to 60 steps. What "
+    "others call DPM++ 2M SDE."
+)
+_SDE_3M = (
+    "As 2M, with one more output in each step: a little closer from 30 steps up. What others call "
+    "DPM++ 3M SDE."
+)
+_SDE_2S = (
+    "Stochastic pairs of steps that use no earlier output. What others call DPM++ SDE, which counts "
+    "a pair as one step: take twice its steps here."
+)
+_2M_CFG_PP = (
+    "Guidance that keeps to the unconditional path: set CFG low, 1 to 2, and nearer to 1 the more "
+    "steps there are above 30."
+)
+_NOISE_FORM = " In the noise form of the first paper; its authors advise the ++ form for guidance."
+_MORE_STEPS = " Take 50 steps or more: with fewer, too much of the noise is left."
+
+_EXACT_3M = (
+    "multistep, order 3, with the quadratic term integrated exactly and a second-order start"
+)
+_K_3M = "in k-diffusion's third-order form"
+_K_2S = "in k-diffusion's singlestep form"
+
 
 # In the order of menus: what to start with comes first.
 CATALOG: tuple[Entry, ...] = (
-    _RECOMMENDED,
-    *(
-        kind.entry(*form)
-        for kinds in (_ORDINARY, _OTHERS)
-        for form in (_IMAGE_FORM, _NOISE_FORM)
-        for kind in kinds
-        if kind.noise_form or form is _IMAGE_FORM
+    Entry(
+        "dpm_solver++_recommended",
+        "DPM++ (recommended)",
+        Recommended(),
+        None,
+        "The one to start with: takes form, order and corrector by the number of steps and the kind "
+        "of model, as measured the closest of all here from 5 steps up. Set the scheduler to "
+        "dpm_solver_recommended with it.",
+        "DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867), benchmarks/recommended.py",
+    ),
+    Entry(
+        "dpm_solver++_2m",
+        "DPM-Solver++ 2M",
+        Multistep(order=2),
+        2,
+        _2M,
+        _IMAGE + "multistep, order 2",
+    ),
+    Entry(
+        "dpm_solver++_3m",
+        "DPM-Solver++ 3M",
+        Multistep(order=3),
+        2,
+        _3M,
+        _IMAGE + "multistep, order 3",
+    ),
+    Entry(
+        "dpm_solver++_3m_exact",
+        "DPM-Solver++ 3M exact",
+        Multistep(order=3, solver_type="exact"),
+        3,
+        _3M_EXACT,
+        _IMAGE + _EXACT_3M,
+    ),
+    Entry(
+        "dpm_solver++_2s",
+        "DPM-Solver++ 2S",
+        Singlestep(order=2),
+        2,
+        _2S,
+        _IMAGE + "singlestep, order 2",
+    ),
+    Entry(
+        "dpm_solver++_3s",
+        "DPM-Solver++ 3S",
+        Singlestep(order=3),
+        2,
+        _3S,
+        _IMAGE + "singlestep, order 3",
+    ),
+    Entry(
+        "dpm_solver++_adaptive_12",
+        "DPM-Solver++ adaptive 12",
+        Adaptive(order=2),
+        None,
+        _ADAPTIVE_12,
+        _IMAGE + "adaptive, DPM-Solver-12",
+    ),
+    Entry(
+        "dpm_solver++_adaptive_23",
+        "DPM-Solver++ adaptive 23",
+        Adaptive(order=3),
+        None,
+        _ADAPTIVE_23,
+        _IMAGE + "adaptive, DPM-Solver-23",
+    ),
+    Entry(
+        "dpm_solver_2m",
+        "DPM-Solver 2M",
+        Multistep(algorithm="dpmsolver", order=2),
+        2,
+        _2M + _NOISE_FORM,
+        _NOISE + "multistep, order 2",
+    ),
+    Entry(
+        "dpm_solver_3m",
+        "DPM-Solver 3M",
+        Multistep(algorithm="dpmsolver", order=3),
+        2,
+        _3M + _NOISE_FORM,
+        _NOISE + "multistep, order 3",
+    ),
+    Entry(
+        "dpm_solver_3m_exact",
+        "DPM-Solver 3M exact",
+        Multistep(algorithm="dpmsolver", order=3, solver_type="exact"),
+        3,
+        _3M_EXACT + _NOISE_FORM,
+        _NOISE + _EXACT_3M,
+    ),
+    Entry(
+        "dpm_solver_2s",
+        "DPM-Solver 2S",
+        Singlestep(algorithm="dpmsolver", order=2),
+        2,
+        _2S + _NOISE_FORM,
+        _NOISE + "singlestep, order 2",
+    ),
+    Entry(
+        "dpm_solver_3s",
+        "DPM-Solver 3S",
+        Singlestep(algorithm="dpmsolver", order=3),
+        2,
+        _3S + _NOISE_FORM,
+        _NOISE + "singlestep, order 3",
+    ),
+    Entry(
+        "dpm_solver_adaptive_12",
+        "DPM-Solver adaptive 12",
+        Adaptive(algorithm="dpmsolver", order=2),
+        None,
+        _ADAPTIVE_12 + _NOISE_FORM,
+        _NOISE + "adaptive, DPM-Solver-12",
+    ),
+    Entry(
+        "dpm_solver_adaptive_23",
+        "DPM-Solver adaptive 23",
+        Adaptive(algorithm="dpmsolver", order=3),
+        None,
+        _ADAPTIVE_23 + _NOISE_FORM,
+        _NOISE + "adaptive, DPM-Solver-23",
+    ),
+    Entry(
+        "sde_dpm_solver++_2m",
+        "SDE-DPM-Solver++ 2M",
+        Multistep(order=2, eta=1.0),
+        2,
+        _SDE_2M,
+        _IMAGE + _SDE + "multistep, order 2",
+    ),
+    Entry(
+        "sde_dpm_solver++_3m",
+        "SDE-DPM-Solver++ 3M",
+        Multistep(order=3, solver_type="taylor", eta=1.0),
+        2,
+        _SDE_3M,
+        _IMAGE + _SDE + _K_3M,
+    ),
+    Entry(
+        "sde_dpm_solver++_2s",
+        "SDE-DPM-Solver++ 2S",
+        Singlestep(order=2, eta=1.0),
+        2,
+        _SDE_2S,
+        _IMAGE + _SDE + _K_2S,
+    ),
+    Entry(
+        "dpm_solver++_2m_cfg_pp",
+        "DPM-Solver++ 2M CFG++",
+        Multistep(order=2, cfg_pp=True),
+        None,
+        _2M_CFG_PP,
+        _IMAGE + "multistep, order 2" + _CFG_PP,
+    ),
+    Entry(
+        "dpm_solver++_3m_cfg_pp",
+        "DPM-Solver++ 3M CFG++",
+        Multistep(order=3, cfg_pp=True),
+        None,
+        "As 2M CFG++, with the published third-order formula.",
+        _IMAGE + "multistep, order 3" + _CFG_PP,
+    ),
+    Entry(
+        "sde_dpm_solver++_2m_cfg_pp",
+        "SDE-DPM-Solver++ 2M CFG++",
+        Multistep(order=2, eta=1.0, cfg_pp=True),
+        None,
+        "2M CFG++ with fresh noise in each step.",
+        _IMAGE + _SDE + "multistep, order 2" + _CFG_PP,
+    ),
+    Entry(
+        "sde_dpm_solver++_3m_cfg_pp",
+        "SDE-DPM-Solver++ 3M CFG++",
+        Multistep(order=3, solver_type="taylor", eta=1.0, cfg_pp=True),
+        None,
+        "3M CFG++ with fresh noise in each step.",
+        _IMAGE + _SDE + _K_3M + _CFG_PP,
+    ),
+    Entry(
+        "sde_dpm_solver_2m",
+        "SDE-DPM-Solver 2M",
+        Multistep(algorithm="dpmsolver", order=2, eta=1.0),
+        2,
+        _SDE_2M + _NOISE_FORM + _MORE_STEPS,
+        _NOISE + _SDE + "multistep, order 2",
+    ),
+    Entry(
+        "sde_dpm_solver_2s",
+        "SDE-DPM-Solver 2S",
+        Singlestep(algorithm="dpmsolver", order=2, eta=1.0),
+        2,
+        _SDE_2S + _NOISE_FORM + _MORE_STEPS,
+        _NOISE + _SDE + _K_2S,
     ),
 )

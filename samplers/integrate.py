@@ -19,17 +19,17 @@ from .plan import Combination, Plan, Step
 
 Denoiser = Callable[..., torch.Tensor]
 Callback = Callable[[dict[str, Any]], object]
-Correction = Callable[[torch.Tensor], torch.Tensor]
+Threshold = Callable[[torch.Tensor], torch.Tensor]
 Unconditional = Callable[[], torch.Tensor]
 
 
 class Caller:
-    """Calls the model, corrects its output, counts, and reports to the callback and progress bar.
+    """Calls the model, counts, and reports to the callback and progress bar.
 
     Args:
         model: `model(x, sigma, **extra_args)` -> denoised, sigma of shape [batch].
         total: steps the progress bar and the callback's i count to.
-        correct: applied to every denoised output, or None.
+        threshold: applied to every denoised output, or None.
         unconditional: the unconditional denoised output of the model's last call, or None.
         disable: of the progress bar, as tqdm takes it.
     """
@@ -40,7 +40,7 @@ class Caller:
         total: int,
         extra_args: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
-        correct: Correction | None = None,
+        threshold: Threshold | None = None,
         unconditional: Unconditional | None = None,
         disable: bool | None = None,
     ) -> None:
@@ -48,7 +48,7 @@ class Caller:
         self.total = total
         self.extra_args = {} if extra_args is None else extra_args
         self.callback = callback
-        self.correct = correct
+        self.threshold = threshold
         self.unconditional = unconditional
         self.bar = None if disable else tqdm(total=total, disable=disable)
         self.nfe = 0
@@ -66,10 +66,10 @@ class Caller:
         return self.read(self.model(x, sigma, **self.extra_args), x)
 
     def read(self, denoised: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """A model's prediction for x, fit to compute with and corrected."""
+        """A model's prediction for x, fit to compute with, and thresholded if that is asked for."""
         if denoised.element_size() == 1:  # float8 has no arithmetic
             denoised = denoised.to(x.dtype)
-        return denoised if self.correct is None else self.correct(denoised)
+        return denoised if self.threshold is None else self.threshold(denoised)
 
     def report(self, i: int, x: torch.Tensor, sigma: torch.Tensor, denoised: torch.Tensor) -> None:
         """Tell of call i, made on x at sigma, a scalar."""

@@ -233,14 +233,16 @@ def read_sigmas(
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked list of sigmas without its repetitions, in the direction of travel.
+    """A checked list of sigmas, and what it comes to without its repetitions.
 
     Attributes:
+        sigmas: the list, in the direction of travel.
         levels: distinct in lambda_ by more than NEARLY_EQUAL, at least one.
         repeats: for each of them, how many more times it stood in the list.
     """
 
-    schedule: NoiseSchedule = field(compare=False)  # plans depend on the levels alone
+    schedule: NoiseSchedule = field(compare=False)  # plans depend on the levels only
+    sigmas: tuple[float, ...] = field(compare=False)
     levels: tuple[Level, ...]
     repeats: tuple[int, ...]
 
@@ -249,7 +251,8 @@ class Grid:
         levels: list[Level] = []
         repeats: list[int] = []
         last = math.nan
-        for sigma in read_sigmas(sigmas, schedule):
+        values = read_sigmas(sigmas, schedule)
+        for sigma in values:
             lambda_ = schedule.lambda_(sigma)
             if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
                 repeats[-1] += 1
@@ -257,7 +260,12 @@ class Grid:
                 levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
                 repeats.append(0)
                 last = lambda_
-        return cls(schedule, tuple(levels), tuple(repeats))
+        return cls(schedule, values, tuple(levels), tuple(repeats))
+
+    @property
+    def calls(self) -> int:
+        """Model calls on the list: one for each sigma but the last."""
+        return len(self.sigmas) - 1
 
     @property
     def intervals(self) -> int:

@@ -15,45 +15,20 @@ On a fixed list of n + 1 sigmas the model is called exactly n times.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 
-from .checks import at_least, between, one_of
-from .coefficients import Algorithm
-from .integrate import (
-    Callback,
-    Caller,
-    Correction,
-    Denoiser,
-    Unconditional,
-    at_least_float32,
-    run,
-)
+from .integrate import Callback, Caller, Denoiser, Unconditional, at_least_float32, run
 from .noise import BrownianNoise, Noise, NoiseDevice, NoiseSampler, noise_of
-from .plan import Grid, Plan, read_sigmas
+from .options import Options
+from .plan import Grid, Plan
 from .schedules.process import NoiseSchedule, VarianceExploding
-from .solvers.adaptive import AdaptiveInfo, Solver, run_adaptive
-from .solvers.fitted import Calibration
-from .solvers.multistep import RULES, plan_multistep
-from .solvers.recommended import recommended
-from .solvers.singlestep import plan_singlestep
-from .solvers.step_size import AuthorsController, Controller, PIDController
-from .thresholding import dynamic_threshold
-
-ALGORITHMS = ("dpmsolver++", "dpmsolver")
-MULTISTEP_ALGORITHMS = (*ALGORITHMS, "adams")
-POWERS = (-2.0, 2.0)
-CORRECTORS = ("unic",)
-SOLVER_TYPES = tuple(RULES)
-SOLVER_TYPE_ALIASES = {"midpoint": "dpmsolver", "heun": "taylor"}
-ORDERS = (1, 2, 3)
-EXACT_ORDERS = (*ORDERS, 4)
-LOWER_ORDER_FINAL = ("auto", "on", "off")
-GROUPINGS = ("fast", "fixed")
-NOISE_DEVICES = ("cpu", "gpu")
-MOST_NOISE = 1e6  # of eta and s_noise: beyond it float32 may not hold the weights
+from .solvers.adaptive import Adaptive, AdaptiveInfo, run_adaptive
+from .solvers.fitted import Calibrated, Calibration
+from .solvers.multistep import Multistep
+from .solvers.recommended import Recommended
+from .solvers.singlestep import Singlestep
 
 Sigmas = torch.Tensor | Sequence[float]
 
@@ -123,28 +98,32 @@ def sample_multistep(
         ValueError: sigmas or a setting is out of its range, or two settings don't go together.
         ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
-    grid, plan = _multistep_plan(
-        sigmas,
-        schedule,
-        algorithm,
-        order,
-        solver_type,
-        lower_order_final,
-        lower_long_steps,
-        corrector,
-        power,
-        eta,
-        unconditional is not None,
+    options = Multistep(
+        algorithm=algorithm,
+        order=order,
+        solver_type=solver_type,
+        lower_order_final=lower_order_final,
+        lower_long_steps=lower_long_steps,
+        corrector=corrector,
+        power=power,
+        eta=eta,
+        s_noise=s_noise,
+        noise_device=noise_device,
+        thresholding=thresholding,
+        cfg_pp=unconditional is not None,
     )
-    _stochastic(eta, s_noise, noise_device)
-    x = _state(x)
-    noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
-    correct = _correction(thresholding)
-    total = len(plan.steps)
-    with Caller(
-        model, total, extra_args, callback, correct, unconditional=unconditional, disable=disable
-    ) as caller:
-        return run(plan, caller, x, noise, s_noise * grid.schedule.noise_scale)
+    return sample(
+        options,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        schedule=schedule,
+        noise_sampler=noise_sampler,
+        unconditional=unconditional,
+    )
 
 
 @torch.no_grad()
@@ -192,22 +171,27 @@ def sample_singlestep(
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
         ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
-    settings = (_algorithm(algorithm), _order(order, ORDERS), _solver_type(solver_type))
-    one_of("grouping", grouping, GROUPINGS)
-    _stochastic(eta, s_noise, noise_device)
-    if eta > 0.0 and order == 3:
-        raise ValueError(
-            f"eta = {eta:g}: the singlestep solver of order 3 has no stochastic form; set order to 1 "
-            "or 2, or eta to 0."
-        )
-    grid = _grid(sigmas, schedule, eta)
-    plan = plan_singlestep(grid, *settings, grouping, eta)
-    x = _state(x)
-    noise = _noise(plan, x, grid.schedule, extra_args, noise_sampler, noise_device, s_noise)
-    correct = _correction(thresholding)
-    total = len(plan.steps)
-    with Caller(model, total, extra_args, callback, correct, disable=disable) as caller:
-        return run(plan, caller, x, noise, s_noise * grid.schedule.noise_scale)
+    options = Singlestep(
+        algorithm=algorithm,
+        order=order,
+        solver_type=solver_type,
+        grouping=grouping,
+        eta=eta,
+        s_noise=s_noise,
+        noise_device=noise_device,
+        thresholding=thresholding,
+    )
+    return sample(
+        options,
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        schedule=schedule,
+        noise_sampler=noise_sampler,
+    )
 
 
 def sample_recommended(
@@ -233,19 +217,8 @@ def sample_recommended(
     Raises:
         ValueError: sigmas or a setting is out of its range.
     """
-    schedule = _schedule(schedule)
-    settings = recommended(schedule, len(read_sigmas(sigmas, schedule)) - 1).settings
-    return sample_multistep(
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        schedule=schedule,
-        thresholding=thresholding,
-        **settings,
-    )
+    options = Recommended(thresholding=thresholding)
+    return sample(options, model, x, sigmas, extra_args, callback, disable, schedule=schedule)
 
 
 @torch.no_grad()
@@ -274,12 +247,9 @@ def sample_calibrated(
     Raises:
         ValueError: other sigmas, or a model of another kind.
     """
-    schedule = calibration.schedule() if schedule is None else _schedule(schedule)
-    calibration.fits(schedule)
-    plan = calibration.plan(schedule, calibration.start(read_sigmas(sigmas, schedule)))
-    x = _state(x)
-    with Caller(model, len(plan.steps), extra_args, callback, disable=disable) as caller:
-        return run(plan, caller, x)
+    options = Calibrated(calibration=calibration)
+    schedule = calibration.schedule() if schedule is None else schedule
+    return sample(options, model, x, sigmas, extra_args, callback, disable, schedule=schedule)
 
 
 @torch.no_grad()
@@ -323,7 +293,7 @@ def sample_adaptive(
         pcoeff, icoeff, dcoeff, accept_safety: giving any of them selects k-diffusion's PID controller
             (its defaults 0, 1, 0, 0.81) in place of the authors'.
         max_calls: never exceeded. When it runs short, the rest of the way is taken in the calls that
-            are left, with a RuntimeWarning.
+            are left, with one warning in the log.
         callback: its i follows the way done in lambda_, from 0 to len(sigmas) - 2.
         return_info: return (x, info), info with nfe, accepted, rejected and sigmas.
         eta, s_noise, noise_sampler, noise_device: as the other samplers have them; eta must be 0, and
@@ -334,116 +304,106 @@ def sample_adaptive(
         ValueError: sigmas or a setting is out of its range, or eta is above 0.
         RuntimeError: the model returned NaN or infinity.
     """
-    _stochastic(eta, s_noise, noise_device)
-    if eta > 0.0:
-        raise ValueError(
-            f"eta = {eta:g}: the adaptive solver has no stochastic form; set eta to 0, or take "
-            "another sampler."
-        )
-    if not (isinstance(max_calls, int) and max_calls >= 1):
-        raise ValueError(f"max_calls must be a whole number of at least 1, not {max_calls!r}.")
-    at_least("rtol", rtol, 0.0)
-    at_least("atol", atol, 0.0)
-    at_least("h_init", h_init, 0.0)
-    if rtol == atol == 0.0:
-        raise ValueError("rtol and atol are both 0: one of them must be above 0.")
-    if h_init == 0.0:
-        raise ValueError("h_init must be above 0.")
-    schedule = _schedule(schedule)
-    solver = Solver(
-        schedule, _algorithm(algorithm), _order(order, (2, 3)), _solver_type(solver_type)
+    options = Adaptive(
+        algorithm=algorithm,
+        order=order,
+        solver_type=solver_type,
+        rtol=rtol,
+        atol=atol,
+        h_init=h_init,
+        pcoeff=pcoeff,
+        icoeff=icoeff,
+        dcoeff=dcoeff,
+        accept_safety=accept_safety,
+        max_calls=max_calls,
+        eta=eta,
+        s_noise=s_noise,
+        noise_device=noise_device,
+        thresholding=thresholding,
     )
-    correct = _correction(thresholding)
-    values = read_sigmas(sigmas, schedule)
-    x = _state(x)
-    if len(values) == 1:
-        info = AdaptiveInfo(nfe=0, accepted=0, rejected=0, sigmas=list(values))
-        return (x.clone(), info) if return_info else x.clone()
-    pid = {"pcoeff": pcoeff, "icoeff": icoeff, "dcoeff": dcoeff, "accept_safety": accept_safety}
-    given: dict[str, Any] = {name: value for name, value in pid.items() if value is not None}
-    controller: Controller = PIDController(h_init, **given) if given else AuthorsController(h_init)
-    total = len(values) - 1
-    with Caller(model, total, extra_args, callback, correct, disable=disable) as caller:
-        x, info = run_adaptive(caller, x, values, solver, controller, rtol, atol, max_calls)
+    grid, x = _grid(sigmas, schedule), _state(x)
+    with Caller(
+        model, grid.calls, extra_args, callback, options.threshold, disable=disable
+    ) as caller:
+        x, info = _run_adaptive(options, caller, x, grid)
     return (x, info) if return_info else x
 
 
-def _multistep_plan(
+@torch.no_grad()
+def sample(
+    options: Options,
+    model: Denoiser,
+    x: torch.Tensor,
     sigmas: Sigmas,
-    schedule: NoiseSchedule | None,
-    algorithm: str,
-    order: int,
-    solver_type: str,
-    lower_order_final: str,
-    lower_long_steps: bool,
-    corrector: str | None,
-    power: float,
-    eta: float,
-    cfg_pp: bool,
-) -> tuple[Grid, Plan]:
-    """Check the settings of `sample_multistep` one by one and together, and plan."""
-    one_of("algorithm", algorithm, MULTISTEP_ALGORITHMS)
-    solver_type = "exact" if algorithm == "adams" else _solver_type(solver_type)
-    if order == 4 and solver_type != "exact":
-        raise ValueError(
-            'order = 4 has exact weights alone: set solver_type to "exact" or algorithm to "adams", '
-            "or order to 3."
-        )
-    order = _order(order, EXACT_ORDERS)
-    one_of("lower_order_final", lower_order_final, LOWER_ORDER_FINAL)
-    one_of("corrector", corrector, (None, *CORRECTORS))
-    between("power", power, *POWERS)
-    between("eta", eta, 0.0, MOST_NOISE)
-    if power != 1.0 and algorithm != "adams":
-        raise ValueError(f'power = {power:g} is for algorithm = "adams" alone: leave it out.')
-    if eta > 0.0 and (corrector or algorithm == "adams"):
-        setting = f"corrector = {corrector!r}" if corrector else 'algorithm = "adams"'
-        raise ValueError(f"{setting} has no stochastic form: set eta to 0, or choose another.")
-    if corrector and cfg_pp:
-        raise ValueError(
-            f"corrector = {corrector!r} and CFG++ (cfg_pp) exclude each other: switch one of them off."
-        )
-    grid = _grid(sigmas, schedule, eta)
-    plan = plan_multistep(
-        grid,
-        cast(Algorithm, algorithm),
-        order,
-        solver_type,
-        lower_order_final,
-        eta,
-        lower_long_steps,
-        corrector is not None,
-        power,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+    schedule: NoiseSchedule | None = None,
+    unconditional: Unconditional | None = None,
+) -> torch.Tensor:
+    """Run the sampler of any settings: what `sample_*` do, for those who hold settings as a value.
+
+    Args:
+        options: of any family: `Multistep`, `Singlestep`, `Adaptive`, `Recommended`, `Calibrated`.
+        noise_sampler, schedule: see `sample_multistep`.
+        unconditional: see `sample_multistep`; needed if `options.needs_unconditional`.
+
+    Returns:
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
+
+    Raises:
+        ValueError: the sigmas are out of their range, or don't go with the settings.
+    """
+    grid = _grid(sigmas, schedule)
+    plan = options.plan(grid)
+    x = _state(x)
+    caller = Caller(
+        model, grid.calls, extra_args, callback, options.threshold, unconditional, disable
     )
-    return grid, plan.cfg_pp(grid.schedule) if cfg_pp else plan
+    with caller:
+        if isinstance(options, Adaptive):
+            return _run_adaptive(options, caller, x, grid)[0]
+        assert plan is not None
+        noise = _noise(plan, options, x, grid.schedule, caller.extra_args, noise_sampler)
+        return run(plan, caller, x, noise, options.s_noise * grid.schedule.noise_scale)
 
 
-def _grid(sigmas: Sigmas, schedule: NoiseSchedule | None, eta: float) -> Grid:
-    grid = Grid.of(sigmas, _schedule(schedule))
-    if eta > 0.0 and not grid.falls:
+def _run_adaptive(
+    options: Adaptive, caller: Caller, x: torch.Tensor, grid: Grid
+) -> tuple[torch.Tensor, AdaptiveInfo]:
+    if not grid.calls:
+        info = AdaptiveInfo(nfe=0, accepted=0, rejected=0, sigmas=list(grid.sigmas))
+        return x.clone(), info
+    solver, controller = options.solver(grid.schedule), options.controller()
+    limits = options.rtol, options.atol, options.max_calls
+    return run_adaptive(caller, x, grid.sigmas, solver, controller, *limits)
+
+
+def _grid(sigmas: Sigmas, schedule: NoiseSchedule | None) -> Grid:
+    if schedule is not None and not isinstance(schedule, NoiseSchedule):
         raise ValueError(
-            f"eta = {eta:g} with rising sigmas: only the ODE runs backwards, so set eta to 0 for "
-            "inversion."
+            f"schedule must be VarianceExploding() or RectifiedFlow(), not {schedule!r}."
         )
-    return grid
+    return Grid.of(sigmas, schedule or VarianceExploding())
 
 
 def _noise(
     plan: Plan,
+    options: Options,
     x: torch.Tensor,
     schedule: NoiseSchedule,
-    extra_args: Mapping[str, Any] | None,
+    extra_args: Mapping[str, Any],
     noise_sampler: NoiseSampler | None,
-    device: str,
-    s_noise: float,
 ) -> Noise | None:
-    """What draws the plan's noise, or None where it has none."""
-    if not plan.noisy or s_noise == 0.0:
+    """What draws the plan's noise; None if it has none."""
+    if not plan.noisy or options.s_noise == 0.0:
         return None
     if noise_sampler is not None:
         return noise_of(noise_sampler, x)
-    seed = (extra_args or {}).get("seed")
-    return BrownianNoise(x, schedule, seed, cast(NoiseDevice, device))
+    device = cast(NoiseDevice, options.noise_device)
+    return BrownianNoise(x, schedule, extra_args.get("seed"), device)
 
 
 def _state(x: torch.Tensor) -> torch.Tensor:
@@ -453,50 +413,3 @@ def _state(x: torch.Tensor) -> torch.Tensor:
             f"not {x.dtype} of shape {tuple(x.shape)}."
         )
     return at_least_float32(x)
-
-
-def _correction(thresholding: tuple[float, float] | None) -> Correction | None:
-    if thresholding is None:
-        return None
-    try:
-        ratio, maximum = thresholding
-        valid = 0.0 < ratio <= 1.0 and maximum > 0.0
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ValueError(
-            "thresholding takes (ratio, maximum) with 0 < ratio <= 1 and maximum above 0, "
-            f"not {thresholding!r}."
-        )
-    return partial(dynamic_threshold, ratio=ratio, maximum=maximum)
-
-
-def _schedule(schedule: NoiseSchedule | None) -> NoiseSchedule:
-    if schedule is None:
-        return VarianceExploding()
-    if not isinstance(schedule, NoiseSchedule):
-        raise ValueError(
-            f"schedule must be VarianceExploding() or RectifiedFlow(), not {schedule!r}."
-        )
-    return schedule
-
-
-def _algorithm(algorithm: str) -> Algorithm:
-    one_of("algorithm", algorithm, ALGORITHMS)
-    return cast(Algorithm, algorithm)
-
-
-def _solver_type(solver_type: str) -> str:
-    one_of("solver_type", solver_type, (*SOLVER_TYPES, *SOLVER_TYPE_ALIASES))
-    return SOLVER_TYPE_ALIASES.get(solver_type, solver_type)
-
-
-def _order(order: int, allowed: tuple[int, ...]) -> int:
-    one_of("order", order, allowed)
-    return int(order)
-
-
-def _stochastic(eta: float, s_noise: float, noise_device: str) -> None:
-    between("eta", eta, 0.0, MOST_NOISE)
-    between("s_noise", s_noise, 0.0, MOST_NOISE)
-    one_of("noise_device", noise_device, NOISE_DEVICES)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
 PACK = "dpm_solver_webui"
+HOST = "modules"
+"""The package of the program that runs this file."""
 
 
 def load_pack() -> None:
@@ -27,4 +30,15 @@ def load_pack() -> None:
 
 
 load_pack()
-importlib.import_module(f"{PACK}.hosts.webui.menus").register()
+try:
+    menus = importlib.import_module(f"{PACK}.hosts.webui.menus")
+except ImportError as error:
+    if (error.name or "").partition(".")[0] != HOST:
+        raise
+    logging.getLogger("dpm_solver_nodes").warning(
+        "DPM-Solver adds no samplers here, as this program lacks what they are built on (%s): use "
+        "AUTOMATIC1111 1.9 or newer, Forge, reForge or Forge Neo.",
+        error,
+    )
+else:
+    menus.register()

@@ -17,9 +17,11 @@ import torch
 from ...lab.calibration import calibrate, files
 from ...samplers import VarianceExploding
 from ...samplers.checks import at_least, between
-from ...samplers.sample import sample_calibrated, sample_multistep, sample_recommended
-from ...samplers.solvers.fitted import Calibration, Fitted
-from ...samplers.solvers.recommended import recommended_sigmas
+from ...samplers.options import Options
+from ...samplers.sample import sample
+from ...samplers.solvers.fitted import Calibrated, Calibration, Fitted
+from ...samplers.solvers.multistep import Multistep
+from ...samplers.solvers.recommended import Recommended, recommended_sigmas
 from . import sampling
 from .lab import Progress, fitting_latent, guider_of
 
@@ -119,7 +121,7 @@ def _file(name: str) -> Path | None:
 
 
 def _pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
-    sampler = sampling.sampler(sample_calibrated, {"calibration": found})
+    sampler = sampling.sampler(Calibrated(calibration=found))
     return Pair(sampler, torch.FloatTensor(sigmas), text)
 
 
@@ -187,12 +189,12 @@ def run(
     sigmas = sampling.on_table(model_sampling, calibrate.candidates(schedule, sigma_max, sigma_min))
     rivals = {
         RECOMMENDED: _rival(
-            sample_recommended,
+            Recommended(),
             recommended_sigmas(schedule, sigma_max, sigma_min, settings.calls),
             schedule,
         ),
         KARRAS_2M: _rival(
-            sample_multistep,
+            Multistep(),
             comfy.samplers.calculate_sigmas(model_sampling, "karras", settings.calls),
             schedule,
         ),
@@ -258,8 +260,8 @@ def run(
     return _pair(found, found.sigmas, f"{_saved(found, name)}\n{_described(found)}")
 
 
-def _rival(function: Any, sigmas: Any, schedule: Any) -> calibrate.Rival:
-    return lambda model, x: function(model, x, sigmas, schedule=schedule, disable=True)
+def _rival(options: Options, sigmas: Any, schedule: Any) -> calibrate.Rival:
+    return lambda model, x: sample(options, model, x, sigmas, schedule=schedule, disable=True)
 
 
 def _guidance(guider: Any) -> float | None:

@@ -25,9 +25,7 @@ from ...lab import compare, grid, plots, table
 from ...lab.compare import Candidate, Cell, Job, Meter, Reference, Sigmas
 from ...lab.memory import Fingerprint, Memory
 from ...samplers import VarianceExploding
-from ...samplers.plan import read_sigmas
-from ...samplers.planned import plan_of
-from ..model_settings import with_model_settings
+from ...samplers.plan import Grid, read_sigmas
 from . import sampling
 
 # In hiddenswitch's ComfyUI the interrupt has a module of its own.
@@ -71,13 +69,13 @@ def entry(label: str, sampler: Any, scheduler: str, sigmas: torch.Tensor | None)
 def _name_of(sampler: Any) -> str:
     """The menu's name where it has one, otherwise what tells it apart."""
     function = getattr(sampler, "sampler_function", None)
-    settings = getattr(sampler, "extra_options", {})
-    if (solver := sampling.solver_of(sampler)) is not None and settings:
-        parts = [solver[0].__name__.removeprefix("sample_"), settings.get("algorithm", "")]
-        if "order" in settings:
-            parts.append(f"order {settings['order']}")
-        return " ".join(filter(None, parts))
     name = getattr(function, "__name__", type(sampler).__name__)
+    options = sampling.options_of(sampler)
+    if options is not None and name == "sample":  # of a node, and not of the menu
+        parts = [type(options).__name__.lower(), getattr(options, "algorithm", "")]
+        if (order := getattr(options, "order", None)) is not None:
+            parts.append(f"order {order}")
+        return " ".join(filter(None, parts))
     return str(name).removeprefix("sample_").removesuffix("_function")
 
 
@@ -576,12 +574,10 @@ def _schedule_of(model: Any) -> Any:
 
 def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
     """The plan of a SAMPLER of ours, or why there is none to show."""
-    solver = sampling.solver_of(sampler)
-    if solver is None:
+    options = sampling.options_of(sampler)
+    if options is None:
         return None, f"{_name_of(sampler)} is no sampler of this pack: its weights are its own."
-    function, cfg_pp = solver
-    settings = with_model_settings(function, sampler.extra_options, schedule)
-    plan = plan_of(function, sigmas, settings, cfg_pp)
+    plan = options.on(schedule).plan(Grid.of(sigmas, schedule))
     if plan is None:
         return (
             None,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,9 @@ import torch
 from ...samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from ...samplers.catalog import CATALOG
 from ...samplers.checks import at_least, one_of
-from ...samplers.sample import (
-    sample_adaptive,
-    sample_multistep,
-    sample_recommended,
-    sample_singlestep,
-)
+from ...samplers.noise import NoiseSampler
+from ...samplers.options import Options
+from ...samplers.sample import sample as run
 from ...samplers.schedules.sigma_lists import (
     SPACINGS,
     TIME_POWERS,
@@ -34,17 +29,12 @@ from ...samplers.schedules.sigma_lists import (
     in_time,
     log_snr,
 )
-from ...samplers.solvers.adaptive import MaxCallsWarning
-from ...samplers.solvers.recommended import recommended
-from ..model_settings import with_model_settings
+from ...samplers.solvers.recommended import Recommended, recommended
 
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
 OFFERED_SPACINGS = (*SPACINGS, RECOMMENDED)
 """Of the sigmas node and the scheduler menus."""
-
-TRIED = (sample_multistep, sample_singlestep, sample_adaptive)
-"""Those with settings that may not go together."""
 
 SCHEDULER_NAMES = {
     "dpm_solver_log_snr": "logSNR",
@@ -74,52 +64,17 @@ def noise_schedule(model_sampling: Any) -> NoiseSchedule:
     return VarianceExploding(sigma_min if sigma_min > 0.0 else None)
 
 
-def sampler(function: Callable[..., Any], settings: Mapping[str, Any]) -> comfy.samplers.KSAMPLER:
-    """A SAMPLER for the host's custom sampling nodes.
-
-    Args:
-        function: one of `samplers.sample_*`; its schedule is read from the model at run time.
-        settings: its keyword arguments, and `cfg_pp`, whether it takes its CFG++ form.
-
-    Raises:
-        ValueError: a setting is out of its range, or does not go with another.
-    """
-    settings = dict(settings)
-    cfg_pp = settings.pop("cfg_pp", False)
-    if function in TRIED:
-        _try_out(function, settings, cfg_pp)
-    return comfy.samplers.KSAMPLER(with_host_model(function, cfg_pp), settings)
+def sampler(options: Options) -> comfy.samplers.KSAMPLER:
+    """A SAMPLER for the host's custom sampling nodes, which reads its schedule from the model."""
+    return comfy.samplers.KSAMPLER(with_host_model(options))
 
 
-def _try_out(function: Callable[..., Any], settings: dict[str, Any], cfg_pp: bool) -> None:
-    """A step on a single number: what is wrong with the settings is told by the node they are set in.
-
-    Otherwise the first to tell would be the node that samples.
-    """
-    # A noise sampler is made for the latent's shape, and not for one number.
-    settings = {name: value for name, value in settings.items() if name != "noise_sampler"}
-    if cfg_pp:
-        settings["unconditional"] = lambda: torch.zeros(1, 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", MaxCallsWarning)
-        function(
-            lambda x, sigma, **_: torch.zeros_like(x),
-            torch.zeros(1, 1),
-            torch.tensor([1.0, 0.9]),
-            {"seed": 0},
-            disable=True,
-            **settings,
-        )
-
-
-def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Callable[..., Any]:
+def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
     """A sampler function as the host calls it: what depends on the model comes from the model.
 
-    That is its schedule; for CFG++, the unconditional predictions; and where the solver can,
-    lowering of long steps on flows and with noise.
+    That is its noise schedule, what follows from it for the settings, and for CFG++ the unconditional
+    predictions.
     """
-
-    solver = function.func if isinstance(function, partial) else function
 
     def sample(
         model: Any,
@@ -128,27 +83,39 @@ def with_host_model(function: Callable[..., Any], cfg_pp: bool = False) -> Calla
         extra_args: Mapping[str, Any] | None = None,
         callback: Callable[[dict[str, Any]], object] | None = None,
         disable: bool | None = None,
+        noise_sampler: NoiseSampler | None = None,
         **settings: Any,
     ) -> torch.Tensor:
         model_sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
-        settings = with_model_settings(function, settings, noise_schedule(model_sampling))
-        if cfg_pp:
-            extra_args, settings["unconditional"] = _unconditional(extra_args or {})
-        _remark(solver, model_sampling, sigmas)
-        with _logged(MaxCallsWarning) if solver is sample_adaptive else contextlib.nullcontext():
-            return function(model, x, sigmas, extra_args, callback, disable, **settings)
+        schedule = noise_schedule(model_sampling)
+        unconditional = None
+        if options.needs_unconditional:
+            extra_args, unconditional = _unconditional(extra_args or {})
+        _remark(options, model_sampling, sigmas)
+        return run(
+            replace(options, **settings).on(schedule),
+            model,
+            x,
+            sigmas,
+            extra_args,
+            callback,
+            disable,
+            noise_sampler=noise_sampler,
+            schedule=schedule,
+            unconditional=unconditional,
+        )
 
-    sample.solver = (function, cfg_pp)  # type: ignore[attr-defined]  # see solver_of
+    sample.options = options  # type: ignore[attr-defined]  # see options_of
     return sample
 
 
-def _remark(solver: Callable[..., Any], model_sampling: Any, given: torch.Tensor) -> None:
+def _remark(options: Options, model_sampling: Any, given: torch.Tensor) -> None:
     """Say in the log what is no error, but perhaps not what was meant."""
     own = given.tolist()
     if len(own) > 1 and own[0] < own[-1]:
         logging.info("DPM-Solver: the sigmas rise, so that this run goes from image to noise.")
     whole = len(own) > 1 and math.isclose(own[0], float(model_sampling.sigma_max), rel_tol=1e-3)
-    if solver is sample_recommended and whole:
+    if isinstance(options, Recommended) and whole:
         measured = sigmas(model_sampling, RECOMMENDED, len(own) - 1)
         if not torch.allclose(measured, torch.FloatTensor(own), rtol=1e-3, atol=1e-6):
             logging.warning(
@@ -158,26 +125,11 @@ def _remark(solver: Callable[..., Any], model_sampling: Any, given: torch.Tensor
             )
 
 
-@contextlib.contextmanager
-def _logged(category: type[Warning]) -> Iterator[None]:
-    """Warnings of this kind go to the host's log; all others go where they would."""
-    with warnings.catch_warnings(record=True) as caught:
-        try:
-            yield
-        finally:
-            later = list(caught)
-    for one in later:
-        if issubclass(one.category, category):
-            logging.warning(f"DPM-Solver Adaptive: {one.message}")
-        else:
-            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-
-
-def solver_of(sampler: Any) -> tuple[Callable[..., Any], bool] | None:
-    """Which of `samplers.sample_*` a SAMPLER runs, and whether in its CFG++ form; None: not ours."""
+def options_of(sampler: Any) -> Options | None:
+    """The settings of a SAMPLER of ours; None for another's."""
     function = getattr(sampler, "sampler_function", None)
-    solver: tuple[Callable[..., Any], bool] | None = getattr(function, "solver", None)
-    return solver if isinstance(solver, tuple) else None
+    options = getattr(function, "options", None)
+    return options if isinstance(options, Options) else None
 
 
 def _unconditional(
@@ -217,7 +169,7 @@ def register_menus() -> None:
     appended to and never replaced. Of two copies of the pack the one that is loaded later counts.
     """
     for entry in CATALOG:
-        function = with_host_model(entry.function(), entry.cfg_pp)
+        function = with_host_model(entry.options)
         function.__name__ = f"sample_{entry.id}"
         if entry is CATALOG[0]:
             _check_alone(getattr(comfy.k_diffusion.sampling, function.__name__, None))
@@ -293,7 +245,7 @@ def recommended_pair(
     model_sampling: Any, steps: int, denoise: float = 1.0
 ) -> tuple[comfy.samplers.KSAMPLER, torch.Tensor]:
     """The recommended SAMPLER with its SIGMAS; see `sigmas` for the arguments."""
-    return sampler(sample_recommended, {}), sigmas(model_sampling, RECOMMENDED, steps, denoise)
+    return sampler(Recommended()), sigmas(model_sampling, RECOMMENDED, steps, denoise)
 
 
 def sigma_at(model_sampling: Any, denoise: float) -> float:

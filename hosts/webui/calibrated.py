@@ -5,6 +5,7 @@ DPM-Solver Calibrate in ComfyUI makes them. Each is a sampler that brings its ow
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ...samplers.sample import sample_calibrated
 from ...samplers.solvers.fitted import Calibration
 from .sigmas import noise_schedule
 
+LOG = logging.getLogger("dpm_solver_nodes")
+
 FOLDER, PATTERN = "dpm_solver", "*.safetensors"
 
 SAME_START = 0.01
@@ -28,9 +31,37 @@ KINDS = {"is_sd1": "BaseModel", "is_sd2": "BaseModel", "is_sdxl": "SDXL", "is_sd
 
 
 def calibrations() -> dict[str, Path]:
-    """The files there are, by the name of their sampler, which must hold no space."""
-    found = sorted((Path(paths.models_path) / FOLDER).glob(PATTERN))
-    return {f"DPM-Solver(calibrated-{'_'.join(path.stem.split())})": path for path in found}
+    """The calibration files that can be used, by the name of their sampler.
+
+    Each file has a name of its own, whatever the host does with names: a file whose name needs no
+    change keeps it, and others that would be called the same are numbered. A file that can't be used
+    is left out, and the log says why.
+    """
+    found: dict[str, Path] = {}
+    taken: set[str] = set()
+    there = sorted((Path(paths.models_path) / FOLDER).glob(PATTERN))
+    for path in sorted(there, key=lambda path: label_of(path) != path.stem):
+        try:
+            files.load(path)
+        except ValueError as error:
+            LOG.warning("No sampler is made of a calibration: %s", error)
+            continue
+        label, number = label_of(path), 2
+        while label.casefold() in taken:  # the host finds samplers by lower case, too
+            label, number = f"{label_of(path)}_{number}", number + 1
+        taken.add(label.casefold())
+        found[f"DPM-Solver(calibrated-{label})"] = path
+    return dict(sorted(found.items()))
+
+
+def label_of(path: Path) -> str:
+    """A file's name as part of a sampler's.
+
+    It holds no space, before which the host splits off a schedule type, no comma, at which X/Y/Z plot
+    splits its values, and nothing that can't be printed or encoded.
+    """
+    kept = (char if char.isprintable() and char != "," else " " for char in path.stem)
+    return "_".join("".join(kept).split())
 
 
 class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
@@ -41,20 +72,21 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         path: its file, read anew for each run.
 
     Raises:
-        ValueError: the file is damaged, or was made for another kind of model.
+        ValueError: the file is damaged.
     """
 
     def __init__(self, name: str, path: Path, sd_model: Any) -> None:
         self.name, self.calibration = name, files.load(path)
         super().__init__(self._sample, sd_model)
-        check(self.calibration, name, self.model_wrap, sd_model)
 
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
         """The calibration's own, whatever the panel's schedule; image to image takes the last of them.
 
         Raises:
-            ValueError: another number of steps is asked for.
+            ValueError: another number of steps is asked for, or the file was made for another kind of
+                model, which is known only now: reForge may have changed it.
         """
+        check(self.calibration, self.name, self.model_wrap)
         calls = self.calibration.calls
         if steps != calls:
             raise ValueError(
@@ -88,10 +120,11 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         )
 
 
-def check(calibration: Calibration, name: str, model_wrap: Any, sd_model: Any) -> None:
-    """Raise ValueError where a calibration was made for another kind of model."""
+def check(calibration: Calibration, name: str, model_wrap: Any) -> None:
+    """Raise ValueError if a calibration was made for another kind of model."""
     calibration.fits(noise_schedule(model_wrap))
-    kind = next((kind for mark, kind in KINDS.items() if getattr(sd_model, mark, False)), "")
+    model = model_wrap.inner_model
+    kind = next((kind for mark, kind in KINDS.items() if getattr(model, mark, False)), "")
     made_for = calibration.fitted.model
     if kind and made_for and kind != made_for:
         raise ValueError(

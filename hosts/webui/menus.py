@@ -12,9 +12,11 @@ from modules import (
     sd_samplers_common,
     sd_samplers_kdiffusion,
     sd_schedulers,
+    shared,
 )
 
 from ...samplers.catalog import CATALOG, Entry
+from ...samplers.solvers.recommended import Recommended
 from .calibrated import CalibratedSampler, calibrations
 from .sampling import function_of
 from .settings import add_settings
@@ -56,7 +58,7 @@ def _register_samplers() -> None:
     ours = [_sampler_data(entry) for entry in CATALOG if not entry.cfg_pp]
     ours += [
         sd_samplers_common.SamplerData(
-            name, partial(CalibratedSampler, name, path), [], {MARK: path.name}
+            name, partial(CalibratedSampler, name, path), [], {MARK: name}
         )
         for name, path in calibrations().items()
     ]
@@ -75,7 +77,7 @@ def _register_samplers() -> None:
 
 
 def _sampler_data(entry: Entry) -> Any:
-    recommended = entry.sampler == "recommended"
+    recommended = isinstance(entry.options, Recommended)
     options: dict[str, Any] = {
         MARK: entry.id,
         "scheduler": "dpm_solver_recommended" if recommended else AUTOMATIC,
@@ -102,8 +104,13 @@ def _register_schedulers() -> None:
         sd_schedulers.Scheduler(name, label, scheduler(spacing), need_inner_model=True)
         for name, (label, spacing) in SCHEDULERS.items()
     ]
-    every, by_name = sd_schedulers.schedulers, sd_schedulers.schedulers_map
-    every[:] = [other for other in every if not other.name.startswith(MARK)] + ours
+    hidden = getattr(shared.opts, "hide_schedulers", ())  # a setting of Forge Neo's
+    shown = [new for new in ours if new.label not in hidden]
+    every = getattr(sd_schedulers, "all_schedulers", [])  # Forge Neo's: its settings and presets
+    for listed, new in ((sd_schedulers.schedulers, shown), (every, ours)):
+        listed[:] = [other for other in listed if not other.name.startswith(MARK)] + new
+    # A hidden one too: "Automatic" may stand for it.
+    by_name = sd_schedulers.schedulers_map
     for name in [name for name, other in by_name.items() if other.name.startswith(MARK)]:
         del by_name[name]
     by_name.update({name: new for new in ours for name in (new.name, new.label)})

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from modules import options, shared
 
-from ...samplers.sample import GROUPINGS, LOWER_ORDER_FINAL, SOLVER_TYPES
+from ...samplers.options import SOLVER_TYPES, Options
+from ...samplers.solvers.multistep import LOWER_ORDER_FINAL
+from ...samplers.solvers.singlestep import GROUPINGS
 
 SECTION, CATEGORY = ("dpm_solver", "DPM-Solver"), "sd"
 """A page of its own, beside the host's for sampler parameters."""
@@ -125,7 +125,9 @@ def add_settings() -> None:
         shared.opts.add_option(setting.key, option.info(setting.info))
 
 
-def chosen(function: Callable[..., Any], fixed: Mapping[str, Any]) -> list[Setting]:
-    """The settings that one of `samplers.sample_*` takes and that a sampler's entry leaves open."""
-    own = inspect.signature(function).parameters.keys() - fixed.keys()
-    return [setting for setting in SETTINGS if setting.parameter in own]
+def chosen(options: Options) -> list[Setting]:
+    """The settings of the page that a sampler has and that its entry leaves at their default."""
+    open_ = {
+        field.name for field in fields(options) if getattr(options, field.name) == field.default
+    }
+    return [setting for setting in SETTINGS if setting.parameter in open_]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,13 +20,49 @@ from ...samplers.solvers.recommended import recommended
 
 RECOMMENDED = "recommended"
 
+SAME_SIGMA = 1e-5
+"""How far, relatively, a flow's largest sigma may be from 1: hosts round to float32."""
+
+
+ADDS_NOISE = (
+    "predictor",  # Forge, Forge Neo
+    "model_sampling",  # reForge's flows
+    "inner_model.forge_objects.unet.model.model_sampling",  # reForge's other models
+    "inner_model.model.model_sampling",  # AUTOMATIC1111's Stable Diffusion 3
+)
+"""Where a host's denoiser has an object with the model's own formula for adding noise,
+`noise_scaling(sigma, noise, image)`. AUTOMATIC1111 has none for diffusion models."""
+
 
 def is_flow(model_wrap: Any) -> bool:
-    """Whether the model is a flow: Forge says so of the prediction, AUTOMATIC1111 of the model."""
-    predictor = getattr(model_wrap, "predictor", None)
-    if predictor is not None:
-        return bool(predictor.prediction_type == "const")
-    return bool(getattr(model_wrap.inner_model, "is_sd3", False))
+    """Whether the model is a flow: its sigmas end at 1, and its noised image is
+    sigma noise + (1 - sigma) image, where a diffusion model's is image + sigma noise.
+
+    Raises:
+        ValueError: the model is neither.
+    """
+    largest = float(model_wrap.sigmas[-1])
+    ends_at_one = largest < 1.0 + SAME_SIGMA
+    kept = _image_kept(model_wrap, 0.5)
+    if kept == 0.5 and ends_at_one:
+        return True
+    if kept == 1.0 or (kept is None and not ends_at_one):
+        return False
+    raise ValueError(
+        "DPM-Solver can't tell whether this model is a flow or a diffusion model, as its largest "
+        f"sigma is {largest:.4g} and it adds noise in its own way: take one of the host's samplers."
+    )
+
+
+def _image_kept(model_wrap: Any, sigma: float) -> float | None:
+    """Which part of the image is left in the noised one, by the model's own formula if it has one."""
+    for place in ADDS_NOISE:
+        try:
+            noise_scaling = attrgetter(f"{place}.noise_scaling")(model_wrap)
+        except AttributeError:
+            continue
+        return float(noise_scaling(torch.tensor([sigma]), torch.zeros(1), torch.ones(1)))
+    return None
 
 
 def noise_schedule(model_wrap: Any) -> NoiseSchedule:
@@ -58,12 +95,14 @@ def above_zero(
         sigma_min, sigma_max: the model's own, or the user's.
     """
     schedule = noise_schedule(model_wrap)
-    if isinstance(schedule, RectifiedFlow) and math.isclose(sigma_max, 1.0, rel_tol=1e-5):
+    if isinstance(schedule, RectifiedFlow) and math.isclose(sigma_max, 1.0, rel_tol=SAME_SIGMA):
         sigma_max = 1.0
     if spacing == RECOMMENDED:
         density = recommended(schedule, intervals + 1).density
         even = dense(density, sigma_max, sigma_min, intervals)
-        own = on_table(model_wrap, even) if intervals > 1 else even
+        if intervals < 2 or isinstance(schedule, RectifiedFlow):
+            return even
+        own = on_table(model_wrap, even)
         return own if len(own) == len(even) else even
     table = Table(model_wrap)
     if spacing == "logSNR":
@@ -75,11 +114,11 @@ def above_zero(
 
 
 def on_table(model_wrap: Any, sigmas: Sequence[float]) -> list[float]:
-    """The nearest of the model's own sigmas to each, where the host knows whole times alone.
+    """The nearest of a diffusion model's own sigmas to each, if the host knows whole times only.
 
-    Such are Forge's diffusion models, and AUTOMATIC1111's with its setting for quantization: between
-    the table's sigmas the prediction is that for another noise level. Both ends stay; sigmas that fall
-    together become one.
+    Forge's are such models, and AUTOMATIC1111's with its setting for quantization: between the table's
+    sigmas the prediction is that for another noise level. Flows take any time, whatever `sigma_to_t`
+    says. Both ends stay; sigmas that fall together become one.
     """
     first, *inner, last = sigmas
     table = model_wrap.sigmas

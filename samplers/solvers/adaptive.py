@@ -8,21 +8,23 @@ calls, and the difference of the two, on the variance-preserving scale, is the e
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from ..checks import at_least
 from ..coefficients import Algorithm
 from ..integrate import Caller, advance, levels, model_output, run
+from ..log import LOG
+from ..options import Options, algorithm_of, order_of, solver_type_of
 from ..plan import Grid, Step
 from ..schedules.process import NoiseSchedule
 from ..schedules.sigma_lists import log_snr
 from .multistep import plan_multistep
 from .singlestep import group
-from .step_size import Controller
+from .step_size import AuthorsController, Controller, PIDController
 
 INNER_NODES = {2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}
 """Order -> inner nodes of an attempt as parts of h, as published."""
@@ -40,14 +42,6 @@ FEW = 20
 
 SLACK = 2.5
 """By which factor the calls must be too few at the present step size, for it may grow again."""
-
-
-class MaxCallsWarning(RuntimeWarning):
-    """An adaptive run was cut short by max_calls."""
-
-
-# Every such run says so, and not only the first one at that sigma; filters of the user come first.
-warnings.simplefilter("always", MaxCallsWarning, append=True)
 
 
 class AdaptiveInfo(dict):
@@ -321,9 +315,58 @@ NOT_FINITE = (
 
 
 def _warn(max_calls: int, sigma: float, outcome: str) -> None:
-    warnings.warn(
-        f"max_calls = {max_calls} ran short at sigma = {sigma:.4g}: {outcome}. "
-        "Raise max_calls, or raise rtol for fewer calls.",
-        MaxCallsWarning,
-        stacklevel=5,  # whoever called sample_adaptive
+    LOG.warning(
+        f"DPM-Solver Adaptive: max_calls = {max_calls} ran short at sigma = {sigma:.4g}: {outcome}. "
+        "Raise max_calls, or raise rtol for fewer calls."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Options):
+    """Settings of `sample_adaptive`, which says what they mean."""
+
+    algorithm: str = "dpmsolver++"
+    order: int = 3
+    solver_type: str = "dpmsolver"
+    rtol: float = 0.05
+    atol: float = 0.0078
+    h_init: float = 0.05
+    pcoeff: float | None = None
+    icoeff: float | None = None
+    dcoeff: float | None = None
+    accept_safety: float | None = None
+    max_calls: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eta > 0.0:
+            raise ValueError(
+                f"eta = {self.eta:g}: the adaptive solver has no stochastic form; set eta to 0, or "
+                "take another sampler."
+            )
+        if not (isinstance(self.max_calls, int) and self.max_calls >= 1):
+            raise ValueError(
+                f"max_calls must be a whole number of at least 1, not {self.max_calls!r}."
+            )
+        at_least("rtol", self.rtol, 0.0)
+        at_least("atol", self.atol, 0.0)
+        at_least("h_init", self.h_init, 0.0)
+        if self.rtol == self.atol == 0.0:
+            raise ValueError("rtol and atol are both 0: one of them must be above 0.")
+        if self.h_init == 0.0:
+            raise ValueError("h_init must be above 0.")
+        algorithm_of(self.algorithm)
+        order = order_of(self.order, tuple(INNER_NODES))
+        self._set(order=order, solver_type=solver_type_of(self.solver_type))
+
+    def plan(self, grid: Grid) -> None:
+        """There is none beforehand."""
+
+    def solver(self, schedule: NoiseSchedule) -> Solver:
+        return Solver(schedule, algorithm_of(self.algorithm), self.order, self.solver_type)
+
+    def controller(self) -> Controller:
+        """A step-size controller for one run: k-diffusion's if any of its settings is given."""
+        names = ("pcoeff", "icoeff", "dcoeff", "accept_safety")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return PIDController(self.h_init, **given) if given else AuthorsController(self.h_init)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..coefficients import EXACT
+from ..options import Options
 from ..plan import Grid, Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule, RectifiedFlow, VarianceExploding
 
@@ -169,3 +170,14 @@ def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float], order: int) 
     nodes = [grid.distance("adams", last, j, POWER) for j in reversed(usable)]
     transition = grid.transition("adams", last, last + 1, power=POWER)
     return Weights(transition.state, transition.weights(nodes, EXACT))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated(Options):
+    """Settings of `sample_calibrated`: the calibration."""
+
+    calibration: Calibration
+
+    def plan(self, grid: Grid) -> Plan:
+        self.calibration.fits(grid.schedule)
+        return self.calibration.plan(grid.schedule, self.calibration.start(grid.sigmas))

@@ -14,10 +14,14 @@ in place of an extrapolation. That is one order more at no call.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from ..checks import between, one_of
 from ..coefficients import EXACT, HALF_CURVATURE, MIDPOINT, Algorithm, Rule
+from ..options import ALGORITHMS, Options, algorithm_of, order_of, solver_type_of
 from ..plan import PLANS_KEPT, Grid, Plan, Step, Weights, prediction
+from ..schedules.process import NoiseSchedule, RectifiedFlow
 from .singlestep import group
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -147,3 +151,82 @@ def _step(grid: Grid, algorithm: Algorithm, rule: Rule, i: int, eta: float, powe
         order=len(rule),
         noise=transition.noise,
     )
+
+
+MULTISTEP_ALGORITHMS = (*ALGORITHMS, "adams")
+POWERS = (-2.0, 2.0)
+CORRECTORS = ("unic",)
+LOWER_ORDER_FINAL = ("auto", "on", "off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multistep(Options):
+    """Settings of `sample_multistep`, which says what they mean.
+
+    Attributes:
+        cfg_pp: the CFG++ form, for which the sampler is given the unconditional predictions.
+    """
+
+    algorithm: str = "dpmsolver++"
+    order: int = 2
+    solver_type: str = "dpmsolver"
+    lower_order_final: str = "auto"
+    lower_long_steps: bool = False
+    corrector: str | None = None
+    power: float = 1.0
+    cfg_pp: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("algorithm", self.algorithm, MULTISTEP_ALGORITHMS)
+        adams = self.algorithm == "adams"
+        self._set(solver_type="exact" if adams else solver_type_of(self.solver_type))
+        if self.order == 4 and self.solver_type != "exact":
+            raise ValueError(
+                'order = 4 has exact weights only: set solver_type to "exact" or algorithm to '
+                '"adams", or order to 3.'
+            )
+        self._set(order=order_of(self.order, (1, 2, 3, 4)))
+        one_of("lower_order_final", self.lower_order_final, LOWER_ORDER_FINAL)
+        one_of("corrector", self.corrector, (None, *CORRECTORS))
+        between("power", self.power, *POWERS)
+        if self.power != 1.0 and not adams:
+            raise ValueError(
+                f'power = {self.power:g} is only for algorithm = "adams": leave it out.'
+            )
+        if self.eta > 0.0 and (self.corrector or adams):
+            which = f"corrector = {self.corrector!r}" if self.corrector else 'algorithm = "adams"'
+            raise ValueError(f"{which} has no stochastic form: set eta to 0, or choose another.")
+        if self.corrector and self.cfg_pp:
+            raise ValueError(
+                f"corrector = {self.corrector!r} and CFG++ (cfg_pp) exclude each other: switch one "
+                "of them off."
+            )
+
+    @property
+    def needs_unconditional(self) -> bool:
+        return self.cfg_pp
+
+    def on(self, schedule: NoiseSchedule) -> Multistep:
+        """Long steps are lowered on flows and with noise, where that was measured to be closer."""
+        return replace(
+            self, lower_long_steps=self.stochastic or isinstance(schedule, RectifiedFlow)
+        )
+
+    def plan(self, grid: Grid) -> Plan:
+        self.check_direction(grid)
+        algorithm: Algorithm = (
+            "adams" if self.algorithm == "adams" else algorithm_of(self.algorithm)
+        )
+        plan = plan_multistep(
+            grid,
+            algorithm,
+            self.order,
+            self.solver_type,
+            self.lower_order_final,
+            self.eta,
+            self.lower_long_steps,
+            self.corrector is not None,
+            self.power,
+        )
+        return plan.cfg_pp(grid.schedule) if self.cfg_pp else plan

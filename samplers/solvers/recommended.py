@@ -15,10 +15,14 @@ calls on the corrector, which sees the bend, makes up for that.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..options import Options
+from ..plan import Grid, Plan
 from ..schedules.process import NoiseSchedule, RectifiedFlow
 from ..schedules.sigma_lists import Density, dense
+from .multistep import Multistep
 
 SOLVERS: dict[str, dict[str, Any]] = {
     "2M unic": {
@@ -90,3 +94,12 @@ def recommended_sigmas(
     """The sigmas of a run of so many calls: calls + 1, from sigma_max to 0."""
     density = recommended(schedule, calls).density
     return [*dense(density, sigma_max, sigma_min, calls - 1), 0.0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommended(Options):
+    """Settings of `sample_recommended`: only what all samplers have. It adds no noise."""
+
+    def plan(self, grid: Grid) -> Plan:
+        settings = recommended(grid.schedule, grid.calls).settings
+        return Multistep(**settings).plan(grid)

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
+from ..checks import one_of
 from ..coefficients import EXACT, MIDPOINT, Algorithm, distance
+from ..options import Options, algorithm_of, order_of, solver_type_of
 from ..plan import PLANS_KEPT, Grid, Plan, Step, prediction
 
 
@@ -120,3 +123,35 @@ def group(
             )
         )
     return tuple(steps)
+
+
+GROUPINGS = ("fast", "fixed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Singlestep(Options):
+    """Settings of `sample_singlestep`, which says what they mean."""
+
+    algorithm: str = "dpmsolver++"
+    order: int = 2
+    solver_type: str = "dpmsolver"
+    grouping: str = "fast"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        algorithm_of(self.algorithm)
+        order = order_of(self.order, (1, 2, 3))
+        self._set(order=order, solver_type=solver_type_of(self.solver_type))
+        one_of("grouping", self.grouping, GROUPINGS)
+        if self.eta > 0.0 and self.order == 3:
+            raise ValueError(
+                f"eta = {self.eta:g}: the singlestep solver of order 3 has no stochastic form; set "
+                "order to 1 or 2, or eta to 0."
+            )
+
+    def plan(self, grid: Grid) -> Plan:
+        self.check_direction(grid)
+        algorithm = algorithm_of(self.algorithm)
+        return plan_singlestep(
+            grid, algorithm, self.order, self.solver_type, self.grouping, self.eta
+        )

@@ -12,6 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MATHS = sorted((ROOT / "samplers").rglob("*.py"))
+RUNNING = [
+    *ROOT.glob("nodes*.py"),
+    *(p for d in ("samplers", "lab", "hosts") for p in (ROOT / d).rglob("*.py")),
+]
 
 
 def python(*arguments: str) -> str:
@@ -46,6 +50,18 @@ def test_the_maths_imports_neither_hosts_nor_siblings(path: Path) -> None:
                 assert node.module is not None
                 outside.add(node.module.split(".")[0])
     assert outside <= {"torch", "numpy", "tqdm", "torchsde"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", RUNNING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_run_leaves_the_warnings_of_its_process_alone(path: Path) -> None:
+    """Their filters and what is recorded belong to all threads: what we have to say is in the log."""
+    imported = {
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+    }
+    assert "warnings" not in imported
 
 
 LOAD_BY_PATH = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import gc
 import io
 import itertools
@@ -22,7 +21,8 @@ from dpm_solver_nodes.lab.memory import Fingerprint, Memory
 from dpm_solver_nodes.samplers import RectifiedFlow, VarianceExploding
 from dpm_solver_nodes.samplers import sample as samplers
 from dpm_solver_nodes.samplers.catalog import CATALOG
-from dpm_solver_nodes.samplers.planned import plan_of
+from dpm_solver_nodes.samplers.plan import Grid
+from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 
 BUDGETS = [4, 8, 16]
 START = 10.0 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -306,8 +306,8 @@ def test_the_plan_is_the_one_that_runs(
 
     monkeypatch.setattr(samplers, "run", note)
     sigmas = torch.linspace(1.0, 0.0, 15)
-    plan = plan_of(entry.function(), sigmas, {"schedule": schedule}, entry.cfg_pp)
-    if entry.sampler == "adaptive":
+    plan = entry.options.plan(Grid.of(sigmas, schedule))
+    if entry.adaptive:
         assert plan is None
         return
     look = {"unconditional": lambda: START} if entry.cfg_pp else {}
@@ -361,7 +361,7 @@ def test_mosaics_keep_shape_and_order() -> None:
     "levels", [[14.6, 3.0, 0.5, 0.0], [0.03, 0.5, 14.6], [5.0, 5.0], [1e-3, 0.0]]
 )
 def test_any_list_can_be_drawn(levels: list[float]) -> None:
-    plan = plan_of(samplers.sample_multistep, levels, {"schedule": None})
+    plan = Multistep().plan(Grid.of(levels, VarianceExploding()))
     assert plots.sigmas(levels, VarianceExploding(), plan).size
     assert plots.sigmas(levels, VarianceExploding(), None, "weights of its own").size
 
@@ -369,8 +369,7 @@ def test_any_list_can_be_drawn(levels: list[float]) -> None:
 @pytest.mark.parametrize("algorithm", ["dpmsolver++", "dpmsolver", "adams"])
 def test_flows_can_be_drawn(algorithm: str) -> None:
     levels = [1.0, 0.9, 0.5, 0.1, 0.0]
-    settings = {"schedule": RectifiedFlow(), "algorithm": algorithm}
-    plan = plan_of(functools.partial(samplers.sample_multistep, order=2), levels, settings)
+    plan = Multistep(algorithm=algorithm).plan(Grid.of(levels, RectifiedFlow()))
     assert plots.sigmas(levels, RectifiedFlow(), plan).size
 
 

@@ -6,7 +6,6 @@ import itertools
 import math
 import subprocess
 import sys
-import warnings
 from functools import cache, partial
 from typing import Any
 
@@ -21,7 +20,6 @@ from dpm_solver_nodes.samplers import (
     sample_multistep,
 )
 from dpm_solver_nodes.samplers.schedules.sigma_lists import log_snr
-from dpm_solver_nodes.samplers.solvers.adaptive import MaxCallsWarning
 from dpm_solver_nodes.tests.support.mixture import (
     SIGMA_MAX,
     SIGMA_MIN,
@@ -178,25 +176,25 @@ def test_the_worst_image_of_a_batch_decides(algorithm: str, order: int) -> None:
 @pairs
 @ways
 def test_max_calls_is_never_exceeded_and_warned_of_once_where_it_is_short(
-    way: str, algorithm: str, order: int
+    way: str, algorithm: str, order: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings: dict[str, Any] = {"algorithm": algorithm, "order": order}
-    _, free = run(way, **settings)
+    unbound, free = run(way, **settings)
     _, sigmas = WAYS[way]
     for max_calls in range(1, 61):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            result, info = run(way, **settings, max_calls=max_calls)
+        caplog.clear()
+        result, info = run(way, **settings, max_calls=max_calls)
+        caught = caplog.records
         said = f"max_calls = {max_calls}: {info.nfe} calls, {free.nfe} when free, {caught}"
         assert info.nfe <= max_calls, said
         assert torch.isfinite(result).all(), said
-        assert [w.category for w in caught] in ([], [MaxCallsWarning]), said
+        assert [one.levelname for one in caught] in ([], ["WARNING"]), said
         if max_calls < free.nfe:
             assert len(caught) == 1, said
         if max_calls >= 2:
             assert info.sigmas[-1] == sigmas[-1], said
         if not caught:
-            assert torch.equal(result, run(way, **settings)[0]), said
+            assert torch.equal(result, unbound), said
 
 
 def test_every_run_that_is_cut_short_says_so_and_not_only_the_first() -> None:
@@ -208,56 +206,52 @@ def test_every_run_that_is_cut_short_says_so_and_not_only_the_first() -> None:
         "    sample_adaptive(lambda x, s: x / 2, x, [9.0, 0.1], max_calls=5, disable=True)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.count("MaxCallsWarning: max_calls = 5 ran short") == 3, done.stderr
-    assert "<string>:5" in done.stderr  # it points at the caller's line
+    assert done.stderr.count("max_calls = 5 ran short") == 3, done.stderr
 
 
 @pairs
 def test_a_flow_starts_from_1_at_any_tolerance(algorithm: str, order: int) -> None:
     settings: dict[str, Any] = {"algorithm": algorithm, "order": order, "schedule": FLOW}
     for tolerance in (1e-12, 1e-6, 1.0, 10.0):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", MaxCallsWarning)
-            result, info = adaptive(
-                Mixture(FLOW),
-                state(FLOW),
-                [1.0, FLOW_END],
-                **settings,
-                rtol=tolerance,
-                atol=tolerance,
-                max_calls=60,
-                return_info=True,
-            )
+        result, info = adaptive(
+            Mixture(FLOW),
+            state(FLOW),
+            [1.0, FLOW_END],
+            **settings,
+            rtol=tolerance,
+            atol=tolerance,
+            max_calls=60,
+            return_info=True,
+        )
         assert torch.isfinite(result).all()
         assert info.sigmas[-1] == FLOW_END
 
 
 @pairs
 @ways
-def test_no_warning_where_max_calls_is_exactly_enough(way: str, algorithm: str, order: int) -> None:
+def test_no_warning_where_max_calls_is_exactly_enough(
+    way: str, algorithm: str, order: int, caplog: pytest.LogCaptureFixture
+) -> None:
     settings: dict[str, Any] = {"algorithm": algorithm, "order": order}
     result, free = run(way, **settings)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        exactly, info = run(way, **settings, max_calls=free.nfe)
+    exactly, info = run(way, **settings, max_calls=free.nfe)
+    assert not caplog.records
     assert info.nfe == free.nfe
     assert torch.equal(exactly, result)
 
 
 @pytest.mark.parametrize(("sigmas", "calls"), [([1.0, 0.9995], 1), ([1.0, 0.0], 1)])
 def test_no_warning_where_a_flows_euler_step_is_the_whole_way(
-    sigmas: list[float], calls: int
+    sigmas: list[float], calls: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Mixture(FLOW)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        adaptive(model, state(FLOW), sigmas, schedule=FLOW, max_calls=calls)
+    adaptive(model, state(FLOW), sigmas, schedule=FLOW, max_calls=calls)
+    assert not caplog.records
     assert len(model.sigmas) == calls
 
 
 @pairs
 @ways
-@pytest.mark.filterwarnings("ignore:max_calls")
 def test_more_calls_are_never_worse_than_a_single_one(way: str, algorithm: str, order: int) -> None:
     errors = [
         rms(run(way, algorithm=algorithm, order=order, max_calls=calls)[0], converged(way))
@@ -298,7 +292,6 @@ def test_a_model_that_returns_no_number_ends_in_one_clear_error(
 @pairs
 @ways
 @pytest.mark.parametrize("kind", ["noisy", "discontinuous"])
-@pytest.mark.filterwarnings("ignore:max_calls")
 def test_a_model_no_step_is_small_enough_for_ends_within_max_calls(
     kind: str, way: str, algorithm: str, order: int
 ) -> None:
@@ -336,7 +329,7 @@ def test_progress_never_runs_backwards_and_ends_at_the_last_step(
     way: str, algorithm: str, order: int
 ) -> None:
     schedule, (first, last, *zero) = WAYS[way]
-    for total in range(1 + len(zero), 31):
+    for total in (*range(1 + len(zero), 8), 13, 20, 30):
         sigmas = log_snr(schedule, first, last, total - len(zero), sigma_first=0.99) + zero
         seen: list[dict[str, Any]] = []
         model = Mixture(schedule)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +15,7 @@ from dpm_solver_nodes.samplers import RectifiedFlow, sample_calibrated
 from dpm_solver_nodes.samplers.catalog import CATALOG
 from dpm_solver_nodes.samplers.denoiser import NetworkDenoiser
 from dpm_solver_nodes.samplers.plan import Weights, read_sigmas
+from dpm_solver_nodes.samplers.sample import sample
 from dpm_solver_nodes.samplers.schedules.networks import (
     ContinuousCosine,
     ContinuousLinear,
@@ -59,8 +62,8 @@ def settings(entry: Any, flow: bool) -> dict[str, Any]:
 def test_a_sampler_runs_on_a_mac_and_gives_what_the_cpu_gives(
     entry: Any, flow: bool, device: str
 ) -> None:
-    chosen = settings(entry, flow) | ({"noise_device": device} if entry.stochastic else {})
-    sampler = entry.function()
+    chosen = settings(entry, flow)
+    sampler = partial(sample, replace(entry.options, noise_device=device))
     sigmas = torch.tensor(SIGMAS)
     expected = sampler(model, state(), sigmas, {"seed": 1}, **chosen)
     with only_waiting_copies():

@@ -68,7 +68,7 @@ def test_the_chosen_samplers_stand_for_the_catalogue() -> None:
         return {
             path
             for e in entries
-            for path in ((e.sampler, e.stochastic, e.cfg_pp), *e.settings.items())
+            for path in ((type(e.options), e.stochastic, e.cfg_pp), *vars(e.options).items())
         }
 
     assert paths(map(entry, CHOSEN_IDS)) == paths(CATALOG)
@@ -367,6 +367,18 @@ def test_no_tensor_that_was_handed_over_ever_changes(dtype: torch.dtype, sampler
 
     sigmas = keep(torch.tensor([*VE_SIGMAS, 0.0]))
     keep(sampler(model, keep(state().to(dtype)), sigmas, callback=callback))
+    assert all(torch.equal(tensor, copy) for tensor, copy in kept)
+
+
+@each_of(PLAIN)
+def test_thresholding_changes_no_output_of_the_model(sampler: Sampler) -> None:
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        kept.append((denoised := 0.3 * x, denoised.clone()))
+        return denoised
+
+    sampler(model, state().float(), [2.0, 1.0, 0.5], thresholding=(0.9, 0.5))
     assert all(torch.equal(tensor, copy) for tensor, copy in kept)
 
 

@@ -14,11 +14,13 @@ from dpm_solver_nodes.samplers import (
     VarianceExploding,
     sample_multistep,
 )
-from dpm_solver_nodes.samplers.planned import plan_of
+from dpm_solver_nodes.samplers.plan import Grid
 from dpm_solver_nodes.samplers.sample import sample_recommended
+from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.recommended import (
     SOLVERS,
     TABLE,
+    Recommended,
     recommended,
     recommended_sigmas,
 )
@@ -92,8 +94,8 @@ def test_it_is_multistep_with_the_rows_settings(schedule: NoiseSchedule, calls: 
     theirs = sample_multistep(Mixture(), x, given, disable=True, schedule=schedule, **settings)
     assert difference(ours, theirs) == 0.0
     assert model.sigmas == sigmas[:-1] and seen == list(range(calls))
-    plan = plan_of(sample_recommended, given, {"schedule": schedule})
-    assert plan == plan_of(sample_multistep, given, {"schedule": schedule, **settings})
+    grid = Grid.of(given, schedule)
+    assert Recommended().plan(grid) == Multistep(**settings).plan(grid)
 
 
 def test_without_a_schedule_it_is_diffusion() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -29,7 +30,9 @@ from dpm_solver_nodes.samplers import (
 from dpm_solver_nodes.samplers.catalog import CATALOG, Entry
 from dpm_solver_nodes.samplers.coefficients import EXACT, Algorithm, Level, Transition
 from dpm_solver_nodes.samplers.noise import NoiseSampler
+from dpm_solver_nodes.samplers.sample import sample
 from dpm_solver_nodes.samplers.schedules.sigma_lists import log_snr
+from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.thresholding import dynamic_threshold
 from dpm_solver_nodes.tests.support.mixture import (
     SIGMA_MAX,
@@ -599,9 +602,11 @@ def test_ancestral_eta_keeps_the_weak_order_from_the_noised_target(
     "entry", [e for e in CATALOG if e.stochastic and e.order], ids=lambda entry: entry.id
 )
 def test_catalogue_claims_the_weak_order(entry: Entry) -> None:
-    assert entry.settings["eta"] == 1.0
-    lowering = {"lower_order_final": "off"} if entry.sampler == "multistep" else {}
-    run = partial(entry.function(), disable=True, **lowering)
+    options = entry.options
+    assert options.eta == 1.0
+    if isinstance(options, Multistep):
+        options = replace(options, lower_order_final="off")
+    run = partial(sample, options, disable=True)
     assert weak_order(run, VE, 1.0) == pytest.approx(entry.order, abs=WITHIN)
 
 

@@ -1,6 +1,7 @@
-"""A real Forge for the tests in this folder: installed by its user, and started once.
+"""A real webui for the tests in this folder: installed by its user, and started once.
 
 WEBUI_PATH names its folder, and WEBUI_PYTHON the Python it runs with (by default that of its venv).
+Which program it is, `programs` tells by its files.
 Nothing is written there: models, extensions and settings are in a folder of the tests'.
 """
 
@@ -26,6 +27,7 @@ from dpm_solver_nodes.lab.calibration import files
 from dpm_solver_nodes.samplers.solvers.fitted import Fitted
 from dpm_solver_nodes.tests.support import sd15
 from dpm_solver_nodes.tests.webui import test_stand_in
+from dpm_solver_nodes.tests.webui.programs import FORGE, Program, program
 from dpm_solver_nodes.tools import server as harness
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +46,7 @@ CALIBRATED = "DPM-Solver(calibrated-sd15_6_calls)"
 
 FLAGS = [
     *("--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check"),
-    *("--skip-python-version-check", "--always-cpu", "--all-in-fp32", "--disable-xformers"),
-    *("--no-download-sd-model", "--do-not-download-clip", "--no-hashing"),
+    *("--skip-python-version-check", "--no-hashing"),
     *("--server-name", "127.0.0.1", "--api", "--nowebui"),
 ]
 
@@ -61,16 +62,10 @@ def python(tree: Path) -> Path:
     return Path(given) if given else tree / "venv" / "bin" / "python"
 
 
-def missing() -> str:
-    """Why there is no webui to test on; empty if there is one."""
+def installed() -> Program:
+    """The program that WEBUI_PATH names, and Forge if it names none: then its tests are skipped."""
     tree = webui()
-    if tree is None:
-        return "WEBUI_PATH names no installed Forge"
-    if not (tree / "launch.py").exists():
-        return f"WEBUI_PATH: there is no launch.py in {tree}"
-    if not python(tree).exists():
-        return f"there is no Python at {python(tree)}: name Forge's own in WEBUI_PYTHON"
-    return ""
+    return FORGE if tree is None else program(tree)
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Result:
 
 
 class WebUI(harness.Server):
-    """A running Forge; made by `start`."""
+    """A running webui; made by `start`."""
 
     def wait_until_up(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
@@ -98,7 +93,7 @@ class WebUI(harness.Server):
                 self.get("/probe/last")
                 return
             if time.monotonic() > deadline:
-                raise harness.HostError(f"Forge did not answer in {timeout:g} s:\n{self.log(40)}")
+                raise harness.HostError(f"webui did not answer in {timeout:g} s:\n{self.log(40)}")
             time.sleep(0.5)
 
     def txt2img(self, **settings: Any) -> Result:
@@ -154,21 +149,28 @@ def decoded(image: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def start(work: Path, timeout: float = 300.0) -> Iterator[WebUI]:
-    """Start Forge on the CPU, on a free port of this machine only; stop it whatever happens."""
-    tree = webui()
+    """Start it on the CPU, on a free port of this machine only; stop it whatever happens."""
+    tree, this = webui(), installed()
     assert tree is not None
+    if not python(tree).exists():
+        raise harness.HostError(
+            f"there is no Python at {python(tree)}: name {this.name}'s own in WEBUI_PYTHON"
+        )
     (work / "extensions").mkdir(parents=True)
     for name, pack in EXTENSIONS.items():
         (work / "extensions" / name).symlink_to(pack, target_is_directory=True)
     models = work / "models" / "Stable-diffusion"
     models.mkdir(parents=True)
     for name in CHECKPOINTS:
-        (models / f"{name}.safetensors").symlink_to(sd15.checkpoint())
+        checkpoint = models / f"{name}.safetensors"
+        checkpoint.symlink_to(sd15.checkpoint())
+        this.beside(checkpoint, tree, work)
     calibration = test_stand_in.calibration(test_stand_in.Model(), fitted=Fitted("BaseModel"))
     files.save(calibration, work / "models" / "dpm_solver" / "sd15 6 calls.safetensors")
-    (work / "config.json").write_text(json.dumps(OPTIONS))
+    (work / "config.json").write_text(json.dumps({**OPTIONS, **this.options}))
     port = harness.free_port()
-    command = [str(python(tree)), "launch.py", *FLAGS, "--port", str(port), "--data-dir", str(work)]
+    flags = [*FLAGS, *this.flags, "--port", str(port), "--data-dir", str(work)]
+    command = [str(python(tree)), "launch.py", *flags]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with (
         harness.signals_as_exceptions(),

@@ -1,4 +1,4 @@
-"""Every sampler on a real Forge, through its API."""
+"""Every sampler on a real webui, through its API."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dpm_solver_nodes.samplers.catalog import CATALOG
+from dpm_solver_nodes.tests.webui import server
 from dpm_solver_nodes.tests.webui.server import CALIBRATED, WebUI, encoded
 from dpm_solver_nodes.tests.webui.test_stand_in import label
 from dpm_solver_nodes.tools.server import HostError
@@ -21,6 +22,7 @@ ADAPTIVE, SDE = label("dpm_solver++_adaptive_23"), label("sde_dpm_solver++_2m")
 SOME = (TWO_M, label("dpm_solver++_3s"), ADAPTIVE, SDE, RECOMMENDED)
 SCHEDULERS = [f"DPM-Solver {name}" for name in ("log-SNR", "uniform time", "quadratic time")]
 SCHEDULERS.append("DPM-Solver recommended")
+PROGRAM = server.installed()
 SAME = 2  # levels of 8 bits: the network's rounding depends on the batch
 
 
@@ -32,9 +34,9 @@ def test_samplers_and_schedulers_come_once_and_after_the_hosts(webui: WebUI) -> 
     names = webui.names()
     assert names[-len(NAMES) - 1 :] == [*NAMES, CALIBRATED]
     assert len(set(names)) == len(names) > len(NAMES) + 10
-    labels = [scheduler["label"] for scheduler in webui.get("/sdapi/v1/schedulers")]
+    labels = webui.get("/probe/schedulers")
     assert labels[-4:] == SCHEDULERS
-    assert len(set(labels)) == len(labels) > 10
+    assert len(set(labels)) == len(labels) >= 10
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -47,6 +49,8 @@ def test_a_sampler_runs_and_the_text_says_so(webui: WebUI, name: str) -> None:
     assert last["shown"] == 5
     if "adaptive" not in name:
         assert last["steps"] == list(range(5))
+    else:
+        assert text["DPM-Solver model calls"] == str(len(last["calls"]))
     assert max(last["steps"]) == 4
 
 
@@ -105,7 +109,7 @@ def test_a_calibrated_solver_brings_its_own_sigmas(webui: WebUI) -> None:
 HIRES = {
     "enable_hr": True,
     "hr_scale": 1.5,
-    "hr_upscaler": "Latent",
+    "hr_upscaler": PROGRAM.upscaler,
     "denoising_strength": 0.6,
     "hr_second_pass_steps": 4,
     "hr_additional_modules": ["Use same choices"],
@@ -118,7 +122,11 @@ def test_hires_fix(webui: WebUI, name: str) -> None:
     assert result.images[0].shape == (96, 96, 3)
     last = webui.last()
     assert last["shown"] == 5 + 4
-    assert name == ADAPTIVE or len(last["calls"]) == 5 + 4
+    if name == ADAPTIVE:
+        took = [result.text[f"{which}DPM-Solver model calls"] for which in ("", "Hires ")]
+        assert sum(map(int, took)) == len(last["calls"])
+    else:
+        assert len(last["calls"]) == 5 + 4
 
 
 def test_as_the_hires_pass_alone(webui: WebUI) -> None:
@@ -176,18 +184,22 @@ def test_pasting_the_text_brings_the_image_back(webui: WebUI, name: str) -> None
 
 def test_xyz_plot_picks_samplers_and_schedulers_by_name(webui: WebUI) -> None:
     title = "x/y/z plot"
-    scripts = webui.get("/sdapi/v1/script-info")
-    kinds = next(
-        one["args"][0]["choices"]
-        for one in scripts
+    fields = next(
+        one["args"]
+        for one in webui.get("/sdapi/v1/script-info")
         if one["name"] == title and not one["is_img2img"]
     )
-    arguments = [
+    kinds = fields[0]["choices"]
+    axes = [
         *(kinds.index("Sampler"), "", [TWO_M, ADAPTIVE]),
         *(kinds.index("Schedule type"), "", SCHEDULERS[:2]),
         *(kinds.index("Nothing"), "", []),
-        *(True, True, False, False, False, False, False, 0, False),
     ]
+    others = [
+        True if field["label"] == "Include Sub Images" else field["value"]
+        for field in fields[len(axes) :]
+    ]
+    arguments = [*axes, *others]
     result = webui.txt2img(script_name=title, script_args=arguments, steps=3)
     pairs = {
         (text.split("Sampler: ")[1].split(", ")[0], scheduler_of(text)) for text in result.texts
@@ -219,32 +231,24 @@ def test_interrupt_and_skip(webui: WebUI, name: str, button: str) -> None:
 
 # --- other kinds of model ------------------------------------------------------------------------
 
-PREDICTIONS = {
-    "epsilon": "VarianceExploding",
-    "v_prediction": "VarianceExploding",
-    "edm": "VarianceExploding",
-    "sd3": "RectifiedFlow",
-    "flux": "RectifiedFlow",
-}
 
-
-@pytest.mark.parametrize("kind", PREDICTIONS)
+@pytest.mark.parametrize("kind", PROGRAM.kinds)
 def test_the_hosts_own_predictions_have_the_right_log_snr(webui: WebUI, kind: str) -> None:
     found = webui.get(f"/probe/schedule/{kind}")
-    assert found["schedule"] == PREDICTIONS[kind]
+    assert found["schedule"] == PROGRAM.kinds[kind]
     for sigmas in found["sigmas"].values():
         assert len(sigmas) == 11
         assert sigmas[-1] == 0.0
         assert all(later < sooner for sooner, later in pairwise(sigmas))
     assert found["sigmas"][SCHEDULERS[0]][-2] == pytest.approx(found["sigma_min"])
-    if PREDICTIONS[kind] == "RectifiedFlow":
+    if found["schedule"] == "RectifiedFlow":
         assert found["sigmas"][SCHEDULERS[0]][0] == 1.0
 
 
-@pytest.mark.parametrize("kind", [kind for kind in PREDICTIONS if kind != "epsilon"])
+@pytest.mark.parametrize("kind", PROGRAM.becomes)
 def test_samplers_on_other_kinds_of_model(webui: WebUI, kind: str) -> None:
     try:
-        webui.request(f"/probe/predictor/{kind}", b"{}")
+        webui.request(f"/probe/kind/{kind}", b"{}")
         for name in SOME:
             result = webui.txt2img(sampler_name=name, steps=6)
             assert result.text["Sampler"] == name
@@ -253,7 +257,7 @@ def test_samplers_on_other_kinds_of_model(webui: WebUI, kind: str) -> None:
             assert last["shown"] == 6
             assert np.isfinite(np.array(last["latents"])).all()
     finally:
-        webui.request("/probe/predictor/epsilon", b"{}")
+        webui.request("/probe/kind/epsilon", b"{}")
 
 
 def test_an_error_is_a_sentence(webui: WebUI) -> None:

@@ -1,4 +1,4 @@
-"""The same checkpoint, prompt and seed give the same latent in a real Forge and in a real ComfyUI."""
+"""The same checkpoint, prompt and seed give the same latent in a real webui and in a real ComfyUI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from dpm_solver_nodes.tests.comfyui.conftest import PACKS
 from dpm_solver_nodes.tests.support import probing, sd15
 from dpm_solver_nodes.tests.support.graphs import text_to_image
-from dpm_solver_nodes.tests.webui.server import WebUI
+from dpm_solver_nodes.tests.webui.server import WebUI, installed
 from dpm_solver_nodes.tests.webui.test_stand_in import label
 from dpm_solver_nodes.tools.server import Server
 from dpm_solver_nodes.tools.server import start as start_comfyui
@@ -53,9 +53,9 @@ def furthest(webui: WebUI, comfyui: Server, id_: str, scheduler: str) -> float:
     }
     comfyui.run(text_to_image("sd15.safetensors", **sampling))
     there = probing.latent(comfyui) * SCALE
-    start = {"sgm_noise_multiplier": True}  # as large as ComfyUI's
+    like = {"sgm_noise_multiplier": True, **installed().like_comfyui}  # the first noise as large
     webui.txt2img(
-        sampler_name=label(id_), scheduler=SPACINGS[scheduler], steps=8, override_settings=start
+        sampler_name=label(id_), scheduler=SPACINGS[scheduler], steps=8, override_settings=like
     )
     here = torch.tensor(webui.last()["latents"][0])
     assert here.shape == there.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import importlib.util
 import sys
@@ -45,7 +46,7 @@ def label(id_: str) -> str:
 TWO_M, ADAPTIVE = label("dpm_solver++_2m"), label("dpm_solver++_adaptive_23")
 SDE_2M, SDE_3M = label("sde_dpm_solver++_2m"), label("sde_dpm_solver++_3m")
 NAMES = [label(entry.id) for entry in OFFERED]
-FIXED = [label(entry.id) for entry in OFFERED if entry.sampler != "adaptive"]
+FIXED = [label(entry.id) for entry in OFFERED if not entry.adaptive]
 
 
 # torchsde compares the hosts' float32 ends with the same ones as floats.
@@ -67,11 +68,27 @@ def flow_table(shift: float = 3.0) -> torch.Tensor:
     return shift * times / (1 + (shift - 1) * times)
 
 
+class AddsDiffusionNoise:
+    """A host's model of noise: the part that says how it is added."""
+
+    def noise_scaling(self, sigma: Any, noise: Any, image: Any, max_denoise: bool = False) -> Any:
+        return sigma * noise + image
+
+
+class AddsFlowNoise:
+    def noise_scaling(self, sigma: Any, noise: Any, image: Any, max_denoise: bool = False) -> Any:
+        return sigma * noise + (1.0 - sigma) * image
+
+
 class Wrap:
     """k-diffusion's denoiser, as AUTOMATIC1111 has it: times are fractions of the table's places."""
 
-    def __init__(self, sigmas: torch.Tensor, sd_model: Any) -> None:
+    predictor: Any
+
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
         self.sigmas, self.inner_model = sigmas, sd_model
+        if flow:
+            sd_model.model = SimpleNamespace(model_sampling=AddsFlowNoise())
 
     def get_sigmas(self, n: int) -> torch.Tensor:
         places = torch.linspace(len(self.sigmas) - 1, 0, n).round().long()
@@ -80,18 +97,37 @@ class Wrap:
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
         return torch.searchsorted(self.sigmas, sigma).float()
 
+    def nearest(self, sigma: torch.Tensor) -> torch.Tensor:
+        return (sigma.log() - self.sigmas.log()[:, None]).abs().argmin(0)
+
 
 class ForgeWrap(Wrap):
     """Forge's stand-in for it: times of diffusion models are whole numbers."""
 
-    def __init__(self, sigmas: torch.Tensor, sd_model: Any, prediction_type: str) -> None:
-        super().__init__(sigmas, sd_model)
-        self.predictor = SimpleNamespace(prediction_type=prediction_type)
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
+        self.sigmas, self.inner_model = sigmas, sd_model
+        self.predictor = AddsFlowNoise() if flow else AddsDiffusionNoise()
 
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
-        if self.predictor.prediction_type == "const":
-            return sigma
-        return (sigma.log() - self.sigmas.log()[:, None]).abs().argmin(0)
+        return sigma if isinstance(self.predictor, AddsFlowNoise) else self.nearest(sigma)
+
+
+class ReForgeWrap(Wrap):
+    """reForge's: k-diffusion's, and for flows a denoiser of its own, which samples at any time."""
+
+    def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
+        self.sigmas, self.inner_model = sigmas, sd_model
+        if flow:
+            self.model_sampling = AddsFlowNoise()
+        patched = SimpleNamespace(model=SimpleNamespace(model_sampling=AddsDiffusionNoise()))
+        sd_model.forge_objects = SimpleNamespace(unet=patched)
+
+    def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
+        flow = hasattr(self, "model_sampling")
+        return self.nearest(sigma) if flow else super().sigma_to_t(sigma)
+
+
+WRAPS: dict[str, type[Wrap]] = {"Forge": ForgeWrap, "AUTOMATIC1111": Wrap, "reForge": ReForgeWrap}
 
 
 class Model:
@@ -99,17 +135,17 @@ class Model:
 
     Args:
         prediction: Forge's word for it, of which "const" is a flow.
+        host: a key of WRAPS.
     """
 
     shape = (4, 4, 4)
 
-    def __init__(self, prediction: str = "epsilon", forge: bool = True) -> None:
+    def __init__(self, prediction: str = "epsilon", host: str = "Forge") -> None:
         flow = prediction == "const"
-        self.is_sd1, self.is_sd3 = not flow, flow
+        self.is_sd1 = not flow or host == "reForge"
         self.schedule: NoiseSchedule = RectifiedFlow() if flow else VarianceExploding()
         self.mixture = Mixture(self.schedule, dtype=torch.float32)
-        table = flow_table() if flow else diffusion_table()
-        self.model_wrap = ForgeWrap(table, self, prediction) if forge else Wrap(table, self)
+        self.model_wrap = WRAPS[host](flow_table() if flow else diffusion_table(), self, flow)
 
     @property
     def calls(self) -> int:
@@ -123,8 +159,8 @@ class Model:
 
 
 KINDS = {
-    f"{host} {prediction}": (prediction, host == "Forge")
-    for host in ("Forge", "AUTOMATIC1111")
+    f"{host} {prediction}": (prediction, host)
+    for host in WRAPS
     for prediction in ("epsilon", "v_prediction", "const")
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -222,6 +258,25 @@ def test_every_sampler_and_spacing_comes_once_and_after_the_hosts(host: Host) ->
     assert len(host.script_callbacks.before_ui) == 1
 
 
+def test_a_list_of_all_schedulers_and_those_to_hide_are_kept(empty_host: Host) -> None:
+    """Forge Neo's: settings and presets offer all, and the panel those that are not hidden."""
+    module = empty_host.sd_schedulers
+    module.all_schedulers = list(module.schedulers)
+    empty_host.shared.opts.data["hide_schedulers"] = ["DPM-Solver log-SNR", "Karras"]
+    for _ in range(2):
+        empty_host.load()
+        ours = [one.name for one in module.all_schedulers[5:]]
+        assert ours == [
+            "dpm_solver_log_snr",
+            "dpm_solver_time_uniform",
+            "dpm_solver_time_quadratic",
+            "dpm_solver_recommended",
+        ]
+        assert [one.name for one in module.schedulers[5:]] == ours[1:]
+    _, p = empty_host.run(TWO_M, steps=5)  # "Automatic" stands for it all the same
+    assert p.extra_generation_params["Schedule type"] == "DPM-Solver log-SNR"
+
+
 def test_loading_leaves_no_generic_name_behind(host: Host) -> None:
     assert sys.modules["dpm_solver_webui"].__file__ == str(ROOT / "__init__.py")
     generic = {"nodes", "samplers", "hosts", "lab", "scripts"}
@@ -248,11 +303,46 @@ def test_a_name_that_was_looked_for_before_loading_is_found_after(empty_host: Ho
     assert empty_host.sd_samplers.get_sampler_and_scheduler(TWO_M, None)[0] == TWO_M
 
 
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        ["sd_schedulers"],  # AUTOMATIC1111 before 1.9, early Forge Classic
+        ["sd_schedulers", "sd_samplers_kdiffusion"],  # SD.Next
+    ],
+)
+def test_a_host_that_cannot_be_served_gets_one_sentence(
+    empty_host: Host,
+    lacking: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(sys.modules["modules"], "__path__", [])
+    for module in lacking:
+        monkeypatch.delattr(sys.modules["modules"], module)
+        monkeypatch.delitem(sys.modules, f"modules.{module}")
+    before = empty_host.listed
+    empty_host.load()
+    assert empty_host.listed == before
+    assert not empty_host.script_callbacks.before_ui
+    [record] = caplog.records
+    assert record.exc_info is None
+    assert f"cannot import name '{lacking[-1]}'" in record.getMessage()
+    assert "use AUTOMATIC1111 1.9 or newer, Forge, reForge or Forge Neo." in record.getMessage()
+
+
+def test_a_fault_of_our_own_is_not_taken_for_the_hosts(
+    empty_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match="safetensors"):
+        empty_host.load()
+
+
 # --- sampling ------------------------------------------------------------------------------------
 
 
 @every_kind
-def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, bool]) -> None:
+def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, str]) -> None:
     for name in FIXED:
         model = host.use(Model(*kind))
         latents, p = host.run(name, steps=9)
@@ -269,7 +359,7 @@ def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, bool]) 
 
 
 @every_kind
-def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, bool]) -> None:
+def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, str]) -> None:
     model = host.use(Model(*kind))
     flow = kind[0] == "const"
     noise = torch.randn(model.shape, generator=torch.Generator().manual_seed(1))[None]
@@ -369,7 +459,6 @@ CHANGED = {
         ("dpm_solver++_recommended", set()),
     ],
 )
-@pytest.mark.filterwarnings("ignore:max_calls")
 def test_settings_count_and_pasting_a_text_brings_them_back(
     host: Host, id_: str, parameters: set[str]
 ) -> None:
@@ -403,7 +492,7 @@ def test_a_reload_keeps_what_the_user_set(host: Host) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 10, 200])
 @every_kind
 def test_adaptive_is_shown_as_the_panels_steps(
-    host: Host, kind: tuple[str, bool], steps: int
+    host: Host, kind: tuple[str, str], steps: int
 ) -> None:
     model = host.use(Model(*kind))
     _, p = host.run(ADAPTIVE, steps=steps, scheduler="DPM-Solver log-SNR")
@@ -413,6 +502,23 @@ def test_adaptive_is_shown_as_the_panels_steps(
     assert seen == sorted(seen)
     assert seen[0] == 0 and seen[-1] < steps
     assert steps < 10 or len(set(seen)) >= 5
+
+
+@every_kind
+def test_the_text_says_how_many_calls_an_adaptive_run_took(
+    host: Host, kind: tuple[str, str]
+) -> None:
+    took = "DPM-Solver model calls"
+    model = host.use(Model(*kind))
+    _, p = host.run(ADAPTIVE, steps=7)
+    assert host.processing.infotext(p)[took] == str(model.calls)
+    first = model.calls
+    p.is_hr_pass = True
+    host.processing.process(p)
+    text = host.processing.infotext(p)
+    assert (text[took], text[f"Hires {took}"]) == (str(first), str(model.calls - first))
+    for name in FIXED:
+        assert took not in host.run(name, steps=7)[1].extra_generation_params
 
 
 @pytest.mark.parametrize("button", ["interrupted", "skipped"])
@@ -432,6 +538,8 @@ def test_interrupt_and_skip_end_it_within_one_model_call(host: Host, button: str
         latents, p = host.run(name, steps=12)
         setattr(host.shared.state, button, False)
         assert model.calls == 4, name
+        if "adaptive" in name:
+            assert p.extra_generation_params["DPM-Solver model calls"] == 4, name
         assert latents is p.sampler.last_latent, name
 
 
@@ -443,7 +551,7 @@ def test_interrupt_and_skip_end_it_within_one_model_call(host: Host, button: str
     "name", ["log-SNR", "uniform time", "quadratic time", "recommended"], ids=str.split
 )
 def test_schedulers_give_one_more_sigma_than_steps(
-    host: Host, kind: tuple[str, bool], name: str
+    host: Host, kind: tuple[str, str], name: str
 ) -> None:
     wrap = Model(*kind).model_wrap
     scheduler = host.sd_schedulers.schedulers_map[f"DPM-Solver {name}"]
@@ -473,7 +581,22 @@ def test_recommended_sigmas_are_the_models_own_where_the_host_rounds_its_time(ho
         expected = recommended_sigmas(model.schedule, ends[1], ends[0], 10)
         assert sigmas.tolist() == pytest.approx(expected, rel=0.05)
         rounded = all(sigma in table for sigma in sigmas[1:-2])
-        assert rounded == (kind == ("epsilon", True) or kind == ("v_prediction", True))
+        assert rounded == (kind[1] == "Forge" and kind[0] != "const"), kind
+
+
+def test_a_model_that_may_be_a_flow_or_not_is_refused_in_a_sentence(host: Host) -> None:
+    model = host.use(Model("const"))
+    del model.model_wrap.predictor
+    for scheduler in ("Karras", "DPM-Solver recommended", "Automatic"):
+        with pytest.raises(ValueError, match="can't tell whether this model is a flow or a diff"):
+            host.run(TWO_M, steps=5, scheduler=scheduler)
+    assert model.calls == 0
+    model.model_wrap.sigmas = model.model_wrap.sigmas * 10  # a flow's end at 1
+    model.model_wrap.predictor = AddsFlowNoise()
+    with pytest.raises(
+        ValueError, match=r"its largest sigma is 10 and it adds noise in its own way"
+    ):
+        host.run(TWO_M, steps=5)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "const"])
@@ -499,8 +622,8 @@ def calibration(model: Model, calls: int = 6, fitted: Fitted = Fitted()) -> Cali
     return Calibration(kind, tuple(sigmas), steps, fitted)
 
 
-def save(host: Host, found: Calibration) -> Path:
-    path = Path(host.paths.models_path) / "dpm_solver" / "My cat karras.safetensors"
+def save(host: Host, found: Calibration, name: str = "My cat karras") -> Path:
+    path = Path(host.paths.models_path) / "dpm_solver" / f"{name}.safetensors"
     path.unlink(missing_ok=True)
     files.save(found, path)
     host.load()
@@ -508,7 +631,7 @@ def save(host: Host, found: Calibration) -> Path:
 
 
 @every_kind
-def test_a_calibration_is_a_sampler_with_its_own_sigmas(host: Host, kind: tuple[str, bool]) -> None:
+def test_a_calibration_is_a_sampler_with_its_own_sigmas(host: Host, kind: tuple[str, str]) -> None:
     model = host.use(Model(*kind))
     found = calibration(model)
     save(host, found)
@@ -552,9 +675,61 @@ def test_what_does_not_fit_a_calibration_is_said_in_a_sentence(host: Host) -> No
     save(host, calibration(Model()))
     with pytest.raises(ValueError, match=r"starts at sigma 14\.61, and the loaded model at 29\.2"):
         host.run(CALIBRATED, steps=6)
-    path.write_bytes(b"nothing of the kind")
+    path.write_bytes(b"nothing of the kind")  # since it was listed
     with pytest.raises(ValueError, match="no calibration that can be used"):
         host.run(CALIBRATED, steps=6)
-    path.unlink()
+
+
+def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = save(host, calibration(host.shared.sd_model))
+    content = good.read_bytes()
+    damaged = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "large": content + bytes(1 << 20),
+        "other format": content.replace(b"dpm_solver_calibration", b"dpm_solver_calibratiom"),
+        "later version": content.replace(b'"version":"1"', b'"version":"9"'),
+    }
+    for name, changed in damaged.items():
+        good.with_name(f"{name}.safetensors").write_bytes(changed)
+    good.with_name("link.safetensors").symlink_to(good.with_name("gone"))
+    good.with_name("folder.safetensors").mkdir()
+    caplog.clear()
     host.load()
-    assert host.listed == HOSTS_OWN + NAMES
+    assert host.listed == [*HOSTS_OWN, *NAMES, CALIBRATED]
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(lines) == len({*damaged, "link", "folder"})
+    for name in (*damaged, "link", "folder"):
+        assert sum(f"{name}.safetensors" in line for line in lines) == 1, name
+    assert not any("\n" in line for line in lines)
+
+
+NAMED = {
+    "a_b": "a_b",
+    "A B": "A_B_2",  # the host finds names by lower case, too
+    "a  b": "a_b_3",
+    "a b": "a_b_4",
+    "a, b": "a_b_5",
+    "one,two,three": "one_two_three",
+    "line\nbreak": "line_break",
+    "größer (v2) #1": "größer_(v2)_#1",
+}
+"""A file's name -> its sampler's, in parentheses."""
+
+
+def test_each_file_is_a_sampler_of_its_own_whatever_its_name(host: Host) -> None:
+    model = host.shared.sd_model
+    calls = dict(zip(NAMED, range(5, 30), strict=False))
+    for name in NAMED:
+        save(host, calibration(model, calls[name]), name)
+    listed = host.listed[len(HOSTS_OWN + NAMES) :]
+    assert sorted(listed) == sorted(f"DPM-Solver(calibrated-{name})" for name in NAMED.values())
+    assert len({name.lower() for name in listed}) == len(listed)
+    for file, label_ in NAMED.items():
+        name = f"DPM-Solver(calibrated-{label_})"
+        name.encode()
+        [field] = next(csv.reader([name], skipinitialspace=True))  # as X/Y/Z plot reads its values
+        text = host.processing.infotext(host.run(field, steps=calls[file])[1])
+        assert text["Sampler"] == name

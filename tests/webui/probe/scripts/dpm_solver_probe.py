@@ -2,22 +2,75 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import k_diffusion.external
 import torch
-from backend.modules import k_prediction  # type: ignore[import-not-found]
-from k_diffusion.external import ForgeScheduleLinker
 from modules import script_callbacks, scripts, sd_schedulers, shared
 
 PACK = "dpm_solver_webui"
-PREDICTORS = {
-    "epsilon": lambda: k_prediction.Prediction(prediction_type="epsilon"),
-    "v_prediction": lambda: k_prediction.Prediction(prediction_type="v_prediction"),
-    "edm": lambda: k_prediction.PredictionContinuousEDM(prediction_type="edm"),
-    "sd3": lambda: k_prediction.PredictionDiscreteFlow(shift=3.0),
-    "flux": lambda: k_prediction.PredictionFlux(),
-}
+
+
+# --- kinds of model, as each program has them ----------------------------------------------------
+
+
+class Forge:
+    """Forge's and Forge Neo's models: a predictor says what the network's output means."""
+
+    discrete: ClassVar[dict[str, Any]] = {
+        **{"sigma_data": 1.0, "beta_schedule": "linear", "timesteps": 1000},
+        **{"linear_start": 0.00085, "linear_end": 0.012},
+    }
+
+    def predictor(self, kind: str) -> Any:
+        from backend.modules import k_prediction  # type: ignore[import-not-found]
+
+        if kind == "edm":
+            return k_prediction.PredictionContinuousEDM(prediction_type=kind)
+        if kind in ("sd3", "flux"):
+            made = {"sd3": k_prediction.PredictionDiscreteFlow, "flux": k_prediction.PredictionFlux}
+            if hasattr(k_prediction, "PredictionContinuousEDM"):  # Forge
+                return made[kind](**({"shift": 3.0} if kind == "sd3" else {}))
+            shift = {"sd3": 3.0, "flux": 1.15}[kind]
+            return made[kind](SimpleNamespace(sampling_settings={"shift": shift}))
+        return k_prediction.Prediction(prediction_type=kind, **self.discrete)
+
+    def wrap(self, kind: str) -> Any:
+        """A model of a kind, as samplers and schedulers know it."""
+        return k_diffusion.external.ForgeScheduleLinker(self.predictor(kind))
+
+    def become(self, kind: str) -> None:
+        """Have the loaded model be of another kind; its network is as good for any."""
+        shared.sd_model.forge_objects.unet.model.predictor = self.predictor(kind)
+
+
+class Automatic1111:
+    """AUTOMATIC1111's: a class of k-diffusion's denoisers for each, or the model's own."""
+
+    def wrap(self, kind: str) -> Any:
+        if kind == "sd3":
+            from modules.models.sd3 import sd3_impls, sd3_model
+
+            sampling = sd3_impls.ModelSamplingDiscreteFlow(shift=3.0)
+            loaded = SimpleNamespace(model=SimpleNamespace(model_sampling=sampling))
+            return sd3_model.SD3Inferencer.create_denoiser(loaded)
+        made = {
+            "epsilon": k_diffusion.external.CompVisDenoiser,
+            "v_prediction": k_diffusion.external.CompVisVDenoiser,
+        }
+        return made[kind](shared.sd_model, quantize=shared.opts.enable_quantization)
+
+    def become(self, kind: str) -> None:
+        shared.sd_model.parameterization = {"epsilon": "eps", "v_prediction": "v"}[kind]
+
+
+models = Forge() if importlib.util.find_spec("backend") else Automatic1111()
+
+
+# --- what happens in a job -----------------------------------------------------------------------
 
 
 class Run:
@@ -80,14 +133,13 @@ def add_routes(_: Any, app: Any) -> None:
     def forget() -> None:
         last.reset()
 
-    @app.post("/probe/predictor/{kind}")
-    def set_predictor(kind: str) -> None:
-        """Have the loaded model be of another kind; its network is as good for any."""
-        shared.sd_model.forge_objects.unet.model.predictor = PREDICTORS[kind]()
+    @app.post("/probe/kind/{kind}")
+    def set_kind(kind: str) -> None:
+        models.become(kind)
 
     @app.get("/probe/schedule/{kind}")
     def show_schedule(kind: str) -> dict[str, Any]:
-        wrap = ForgeScheduleLinker(PREDICTORS[kind]())
+        wrap = models.wrap(kind)
         schedule = sys.modules[f"{PACK}.hosts.webui.sigmas"].noise_schedule(wrap)
         ends = {"sigma_min": wrap.sigmas[0].item(), "sigma_max": wrap.sigmas[-1].item()}
         ours = [one for one in sd_schedulers.schedulers if one.name.startswith("dpm_solver")]
@@ -99,6 +151,10 @@ def add_routes(_: Any, app: Any) -> None:
                 for one in ours
             },
         }
+
+    @app.get("/probe/schedulers")
+    def show_schedulers() -> list[str]:
+        return [scheduler.label for scheduler in sd_schedulers.schedulers]
 
     @app.post("/probe/reload")
     def reload() -> None:

@@ -1,0 +1,7 @@
+"""The pack's log, under one name however a host imports the pack."""
+
+from __future__ import annotations
+
+import logging
+
+LOG = logging.getLogger("dpm_solver_nodes")

@@ -1,0 +1,122 @@
+"""The settings of a sampler: checked when they are made, and turned into a plan for a list of sigmas.
+
+Each family has a frozen class of its own, beside its formulas in `solvers/`. This is what they share.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar, cast
+
+from .checks import between, one_of
+from .coefficients import Algorithm
+from .integrate import Threshold
+from .plan import Grid, Plan
+from .schedules.process import NoiseSchedule
+from .thresholding import dynamic_threshold
+
+ALGORITHMS = ("dpmsolver++", "dpmsolver")
+SOLVER_TYPES = ("dpmsolver", "taylor", "exact")
+SOLVER_TYPE_ALIASES = {"midpoint": "dpmsolver", "heun": "taylor"}
+NOISE_DEVICES = ("cpu", "gpu")
+MOST_NOISE = 1e6  # of eta and s_noise: beyond it float32 may not hold the weights
+
+Self = TypeVar("Self", bound="Options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ABC):
+    """Settings that all samplers have; see `sample_multistep` for their meaning.
+
+    Raises:
+        ValueError: a setting is out of its range, or two settings don't go together.
+    """
+
+    eta: float = 0.0
+    s_noise: float = 1.0
+    noise_device: str = "cpu"
+    thresholding: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        between("eta", self.eta, 0.0, MOST_NOISE)
+        between("s_noise", self.s_noise, 0.0, MOST_NOISE)
+        one_of("noise_device", self.noise_device, NOISE_DEVICES)
+        if self.thresholding is not None:
+            self._set(thresholding=_checked_thresholding(self.thresholding))
+
+    @abstractmethod
+    def plan(self, grid: Grid) -> Plan | None:
+        """The plan for a list of sigmas; None if the sampler makes it as it goes.
+
+        Raises:
+            ValueError: the list does not go with the settings.
+        """
+
+    def on(self: Self, schedule: NoiseSchedule) -> Self:
+        """These settings for a host's model: with those that follow from its noise schedule."""
+        return self
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether noise is added."""
+        return self.eta > 0.0
+
+    @property
+    def needs_unconditional(self) -> bool:
+        """Whether the model's unconditional prediction is needed beside its denoised output."""
+        return False
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """What is done to each denoised output: dynamic thresholding, or nothing."""
+        if self.thresholding is None:
+            return None
+        ratio, maximum = self.thresholding
+        return partial(dynamic_threshold, ratio=ratio, maximum=maximum)
+
+    def check_direction(self, grid: Grid) -> None:
+        """Raise ValueError if noise is to be added on the way from image to noise."""
+        if self.eta > 0.0 and not grid.falls:
+            raise ValueError(
+                f"eta = {self.eta:g} with rising sigmas: only the ODE runs backwards, so set eta to 0 "
+                "for inversion."
+            )
+
+    def _set(self, **values: object) -> None:
+        """Bring a setting into its own form, while the settings are being made."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def algorithm_of(name: str) -> Algorithm:
+    """Check the name of an algorithm."""
+    one_of("algorithm", name, ALGORITHMS)
+    return cast(Algorithm, name)
+
+
+def solver_type_of(name: str) -> str:
+    """Check the name of a solver type, and replace k-diffusion's and diffusers' names by ours."""
+    one_of("solver_type", name, (*SOLVER_TYPES, *SOLVER_TYPE_ALIASES))
+    return SOLVER_TYPE_ALIASES.get(name, name)
+
+
+def order_of(order: int, allowed: tuple[int, ...]) -> int:
+    """Check an order, and make it an int, as a linked input may be another number."""
+    one_of("order", order, allowed)
+    return int(order)
+
+
+def _checked_thresholding(thresholding: object) -> tuple[float, float]:
+    try:
+        ratio, maximum = map(float, cast("tuple[float, float]", thresholding))
+    except (TypeError, ValueError):
+        ratio = maximum = math.nan
+    if not (0.0 < ratio <= 1.0 and maximum > 0.0):
+        raise ValueError(
+            "thresholding takes (ratio, maximum) with 0 < ratio <= 1 and maximum above 0, "
+            f"not {thresholding!r}."
+        )
+    return ratio, maximum
