@@ -6,6 +6,7 @@ test_plans.py and test_order.py check for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -102,7 +103,7 @@ def calibrated(
     return sample_calibrated(model, x, values, *arguments, calibration=calibration, **settings)
 
 
-def without_progress_bar(samplers: dict[str, Sampler]) -> dict[str, Sampler]:
+def without_progress_bar(samplers: Mapping[str, Sampler]) -> dict[str, Sampler]:
     return {name: partial(sampler, disable=True) for name, sampler in samplers.items()}
 
 
