@@ -6,10 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from comfy_api.latest import ComfyExtension, io
 
 from . import nodes_lab
 from .hosts.comfyui import sampling
+from .hosts.comfyui.model import ComfyModel
+from .hosts.model import OFFERED_SPACINGS
 from .samplers.checks import one_of
 from .samplers.options import ALGORITHMS, NOISE_DEVICES, SOLVER_TYPES, Options
 from .samplers.solvers.adaptive import Adaptive
@@ -575,7 +578,7 @@ class DPMSolver_Sigmas(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "spacing",
-                    options=list(sampling.OFFERED_SPACINGS),
+                    options=list(OFFERED_SPACINGS),
                     default="logSNR",
                     tooltip="logSNR: even in log-SNR; the one to use from 15 steps up. "
                     "recommended: what goes with the sampler dpm_solver++_recommended. "
@@ -618,11 +621,9 @@ class DPMSolver_Sigmas(io.ComfyNode):
         **_: Any,
     ) -> io.NodeOutput:
         one_of("direction", direction, DIRECTIONS)
-        model_sampling = model.get_model_object("model_sampling")
         rising = direction == "rising"
-        return io.NodeOutput(
-            sampling.sigmas(model_sampling, spacing, steps, denoise, final_zero, rising)
-        )
+        sigmas = ComfyModel.of(model).sigmas(spacing, steps, denoise, final_zero, rising)
+        return io.NodeOutput(torch.FloatTensor(sigmas))
 
 
 class DPMSolver_Recommended(io.ComfyNode):
@@ -673,9 +674,7 @@ class DPMSolver_Recommended(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, steps: int, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
-        return io.NodeOutput(
-            *sampling.recommended_pair(model.get_model_object("model_sampling"), steps, denoise)
-        )
+        return io.NodeOutput(*sampling.recommended_pair(ComfyModel.of(model), steps, denoise))
 
 
 class DPMSolverExtension(ComfyExtension):

@@ -24,7 +24,7 @@ from .noise import BrownianNoise, Noise, NoiseDevice, NoiseSampler, noise_of
 from .options import Options
 from .plan import Grid, Plan
 from .schedules.process import NoiseSchedule, VarianceExploding
-from .solvers.adaptive import Adaptive, AdaptiveInfo, run_adaptive
+from .solvers.adaptive import Adaptive, AdaptiveInfo, AdaptiveRun
 from .solvers.fitted import Calibrated, Calibration
 from .solvers.multistep import Multistep
 from .solvers.recommended import Recommended
@@ -373,12 +373,9 @@ def sample(
 def _run_adaptive(
     options: Adaptive, caller: Caller, x: torch.Tensor, grid: Grid
 ) -> tuple[torch.Tensor, AdaptiveInfo]:
-    if not grid.calls:
-        info = AdaptiveInfo(nfe=0, accepted=0, rejected=0, sigmas=list(grid.sigmas))
-        return x.clone(), info
-    solver, controller = options.solver(grid.schedule), options.controller()
-    limits = options.rtol, options.atol, options.max_calls
-    return run_adaptive(caller, x, grid.sigmas, solver, controller, *limits)
+    if grid.calls:
+        return AdaptiveRun(options, caller, x, grid).run()
+    return x.clone(), AdaptiveInfo(nfe=0, accepted=0, rejected=0, sigmas=list(grid.sigmas))
 
 
 def _grid(sigmas: Sigmas, schedule: NoiseSchedule | None) -> Grid:

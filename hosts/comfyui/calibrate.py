@@ -15,7 +15,6 @@ import folder_paths
 import torch
 
 from ...lab.calibration import calibrate, files
-from ...samplers import VarianceExploding
 from ...samplers.checks import at_least, between
 from ...samplers.options import Options
 from ...samplers.sample import sample
@@ -24,6 +23,7 @@ from ...samplers.solvers.multistep import Multistep
 from ...samplers.solvers.recommended import Recommended, recommended_sigmas
 from . import sampling
 from .lab import Progress, fitting_latent, guider_of
+from .model import ComfyModel
 
 FOLDER = "dpm_solver"
 """Of the host's models folder, for calibrations."""
@@ -31,9 +31,6 @@ FOLDER = "dpm_solver"
 RECOMMENDED = "DPM++ (recommended)"
 KARRAS_2M = "DPM++ 2M Karras"
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
-
-SAME_START = 0.01
-"""How far, relatively, a model's sigma_max may be from that of the calibration."""
 
 
 def register_folder() -> None:
@@ -76,25 +73,14 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
             "and choose it."
         )
     found = files.load(path)
-    model_sampling = model.get_model_object("model_sampling")
-    found.fits(sampling.noise_schedule(model_sampling))
-    kind, sigma_max = _kind(model), float(model_sampling.sigma_max)
-    if found.fitted.model and found.fitted.model != kind:
-        raise ValueError(
-            f'The calibration "{name}" was made on a model of the kind {found.fitted.model}, and the '
-            f"loaded one is of the kind {kind}: choose another, or calibrate anew."
-        )
-    if abs(found.sigmas[0] - sigma_max) > SAME_START * sigma_max:
-        raise ValueError(
-            f'The calibration "{name}" starts at sigma {found.sigmas[0]:.4g}, and the loaded model '
-            f"at {sigma_max:.4g}: choose another, or calibrate anew."
-        )
+    host_model = ComfyModel.of(model)
+    host_model.check(found, f"The calibration {name!a}")
     text = _described(found)
     if denoise == 1.0:
         return _pair(found, found.sigmas, text)
     if denoise == 0.0:
         return _pair(found, (), text)
-    first = found.nearest(sampling.sigma_at(model_sampling, denoise))
+    first = found.nearest(host_model.sigma_at(denoise))
     return _pair(found, found.sigmas[first:], text)
 
 
@@ -123,10 +109,6 @@ def _file(name: str) -> Path | None:
 def _pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
     sampler = sampling.sampler(Calibrated(calibration=found))
     return Pair(sampler, torch.FloatTensor(sigmas), text)
-
-
-def _kind(model: Any) -> str:
-    return type(model.model).__name__
 
 
 def _folder() -> Path:
@@ -178,15 +160,12 @@ def run(
         at_least(field, getattr(settings, field), 1)
     guider = guider_of(guider, model, positive, negative, cfg, "DPM-Solver Calibrate")
     patcher = guider.model_patcher
-    model_sampling = patcher.get_model_object("model_sampling")
-    schedule = sampling.noise_schedule(model_sampling)
-    sigma_max, sigma_min = float(model_sampling.sigma_max), float(model_sampling.sigma_min)
-    if not isinstance(schedule, VarianceExploding) and abs(sigma_max - 1.0) < 1e-5:
-        sigma_max = 1.0
-    fitted = Fitted(_kind(patcher), _guidance(guider))
+    model = ComfyModel.of(patcher)
+    schedule, sigma_max, sigma_min = model.schedule, model.sigma_max, model.sigma_min
+    fitted = Fitted(model.kind, _guidance(guider))
     name = settings.name.strip() or _default_name(fitted, settings.calls)
     files.free_path(_folder(), name)  # what won't do is told of before the model calls, not after
-    sigmas = sampling.on_table(model_sampling, calibrate.candidates(schedule, sigma_max, sigma_min))
+    sigmas = model.on_whole_times(calibrate.candidates(schedule, sigma_max, sigma_min))
     rivals = {
         RECOMMENDED: _rival(
             Recommended(),
@@ -195,7 +174,7 @@ def run(
         ),
         KARRAS_2M: _rival(
             Multistep(),
-            comfy.samplers.calculate_sigmas(model_sampling, "karras", settings.calls),
+            comfy.samplers.calculate_sigmas(model.model_sampling, "karras", settings.calls),
             schedule,
         ),
     }
@@ -253,7 +232,7 @@ def run(
     if winner != calibrate.CALIBRATED:
         errors = _described(found).partition("\n")[2]
         return Pair(
-            *sampling.recommended_pair(model_sampling, settings.calls),
+            *sampling.recommended_pair(model, settings.calls),
             f"Calibration brought nothing here: {winner} is closer, and the recommended solver "
             f"is what comes out; no file was written.\n{errors}",
         )

@@ -27,6 +27,7 @@ from ...lab.memory import Fingerprint, Memory
 from ...samplers import VarianceExploding
 from ...samplers.plan import Grid, read_sigmas
 from . import sampling
+from .model import ComfyModel
 
 # In hiddenswitch's ComfyUI the interrupt has a module of its own.
 _INTERRUPTS = comfy.model_management
@@ -569,7 +570,7 @@ def plot_sigmas(
 
 
 def _schedule_of(model: Any) -> Any:
-    return sampling.noise_schedule(model.get_model_object("model_sampling"))
+    return ComfyModel.of(model).schedule
 
 
 def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:

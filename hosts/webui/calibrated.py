@@ -15,19 +15,13 @@ from modules import paths, sd_samplers_kdiffusion
 
 from ...lab.calibration import files
 from ...samplers.integrate import Callback
-from ...samplers.sample import sample_calibrated
-from ...samplers.solvers.fitted import Calibration
-from .sigmas import noise_schedule
+from ...samplers.sample import sample
+from ...samplers.solvers.fitted import Calibrated
+from .model import WebuiModel
 
 LOG = logging.getLogger("dpm_solver_nodes")
 
 FOLDER, PATTERN = "dpm_solver", "*.safetensors"
-
-SAME_START = 0.01
-"""How far, relatively, a model's sigma_max may be from that of the calibration."""
-
-KINDS = {"is_sd1": "BaseModel", "is_sd2": "BaseModel", "is_sdxl": "SDXL", "is_sd3": "SD3"}
-"""The host's marks of a model -> ComfyUI's name for its kind, which the files hold."""
 
 
 def calibrations() -> dict[str, Path]:
@@ -86,7 +80,7 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             ValueError: another number of steps is asked for, or the file was made for another kind of
                 model, which is known only now: reForge may have changed it.
         """
-        check(self.calibration, self.name, self.model_wrap)
+        WebuiModel(self.model_wrap).check(self.calibration, self.name)
         calls = self.calibration.calls
         if steps != calls:
             raise ValueError(
@@ -107,33 +101,6 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         callback: Callback | None = None,
         disable: bool | None = None,
     ) -> torch.Tensor:
-        schedule = noise_schedule(model.inner_model)
-        return sample_calibrated(
-            model,
-            x,
-            sigmas,
-            extra_args,
-            callback,
-            disable,
-            calibration=self.calibration,
-            schedule=schedule,
-        )
-
-
-def check(calibration: Calibration, name: str, model_wrap: Any) -> None:
-    """Raise ValueError if a calibration was made for another kind of model."""
-    calibration.fits(noise_schedule(model_wrap))
-    model = model_wrap.inner_model
-    kind = next((kind for mark, kind in KINDS.items() if getattr(model, mark, False)), "")
-    made_for = calibration.fitted.model
-    if kind and made_for and kind != made_for:
-        raise ValueError(
-            f"{name} was made on a model of the kind {made_for}, and the loaded one is of the kind "
-            f"{kind}: take another sampler, or calibrate anew."
-        )
-    start, sigma_max = calibration.sigmas[0], float(model_wrap.sigmas[-1])
-    if abs(start - sigma_max) > SAME_START * sigma_max:
-        raise ValueError(
-            f"{name} starts at sigma {start:.4g}, and the loaded model at {sigma_max:.4g}: take "
-            "another sampler, or calibrate anew."
-        )
+        settings = Calibrated(calibration=self.calibration)
+        schedule = WebuiModel(model.inner_model).schedule
+        return sample(settings, model, x, sigmas, extra_args, callback, disable, schedule=schedule)

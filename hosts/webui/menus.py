@@ -17,10 +17,11 @@ from modules import (
 
 from ...samplers.catalog import CATALOG, Entry
 from ...samplers.solvers.recommended import Recommended
+from ..model import RECOMMENDED
 from .calibrated import CalibratedSampler, calibrations
+from .model import scheduler
 from .sampling import function_of
 from .settings import add_settings
-from .sigmas import RECOMMENDED, scheduler
 
 MARK = "dpm_solver"
 """Among a sampler's options, and at the start of a scheduler's name: it is ours."""

@@ -16,8 +16,8 @@ from ...samplers.catalog import Entry
 from ...samplers.integrate import Callback, Denoiser
 from ...samplers.noise import NoiseSampler
 from ...samplers.sample import sample
+from .model import WebuiModel
 from .settings import chosen
-from .sigmas import noise_schedule
 
 Sampler = Callable[..., torch.Tensor]
 
@@ -72,7 +72,7 @@ def run(
     settings = chosen(entry.options)
     write(model, {setting.infotext: setting.value for setting in settings})
     values: dict[str, Any] = {setting.parameter: setting.value for setting in settings}
-    schedule = noise_schedule(model.inner_model)
+    schedule = WebuiModel(model.inner_model).schedule
     options = replace(entry.options, **values | noise).on(schedule)
     if entry.adaptive:
         paced = Paced(model, callback)

@@ -1,8 +1,7 @@
 """Adaptive DPM-Solver-12 and -23, for the noise (DPM-Solver) and for x0 (DPM-Solver++).
 
-DPM-Solver (arXiv 2206.00927), appendix C; `dpm_solver_adaptive` in the authors' code. Each attempt is
-one singlestep group of the given order. A solution of the order below is embedded in the same model
-calls, and the difference of the two, on the variance-preserving scale, is the error.
+DPM-Solver (arXiv 2206.00927), appendix C; `dpm_solver_adaptive` in the authors' code. `embedded` has
+the formulas of a step, `step_size` what follows from its error.
 """
 
 from __future__ import annotations
@@ -10,24 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 
 from ..checks import at_least
-from ..coefficients import Algorithm
-from ..integrate import Caller, advance, levels, model_output, run
+from ..integrate import Caller, levels, run
 from ..log import LOG
 from ..options import Options, algorithm_of, order_of, solver_type_of
 from ..plan import Grid, Step
 from ..schedules.process import NoiseSchedule
 from ..schedules.sigma_lists import log_snr
-from .multistep import plan_multistep
-from .singlestep import group
+from .embedded import INNER_NODES, Attempt, EmbeddedPair, attempt
+from .multistep import Multistep
 from .step_size import AuthorsController, Controller, PIDController
-
-INNER_NODES = {2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}
-"""Order -> inner nodes of an attempt as parts of h, as published."""
 
 SMALLEST_STEP = 1e-4
 """In lambda_. Below it a float32 state hardly changes."""
@@ -44,6 +38,57 @@ SLACK = 2.5
 """By which factor the calls must be too few at the present step size, for it may grow again."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Options):
+    """Settings of `sample_adaptive`, which says what they mean."""
+
+    algorithm: str = "dpmsolver++"
+    order: int = 3
+    solver_type: str = "dpmsolver"
+    rtol: float = 0.05
+    atol: float = 0.0078
+    h_init: float = 0.05
+    pcoeff: float | None = None
+    icoeff: float | None = None
+    dcoeff: float | None = None
+    accept_safety: float | None = None
+    max_calls: int = 500
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eta > 0.0:
+            raise ValueError(
+                f"eta = {self.eta:g}: the adaptive solver has no stochastic form; set eta to 0, or "
+                "take another sampler."
+            )
+        if not (isinstance(self.max_calls, int) and self.max_calls >= 1):
+            raise ValueError(
+                f"max_calls must be a whole number of at least 1, not {self.max_calls!r}."
+            )
+        at_least("rtol", self.rtol, 0.0)
+        at_least("atol", self.atol, 0.0)
+        at_least("h_init", self.h_init, 0.0)
+        if self.rtol == self.atol == 0.0:
+            raise ValueError("rtol and atol are both 0: one of them must be above 0.")
+        if self.h_init == 0.0:
+            raise ValueError("h_init must be above 0.")
+        algorithm_of(self.algorithm)
+        order = order_of(self.order, tuple(INNER_NODES))
+        self._set(order=order, solver_type=solver_type_of(self.solver_type))
+
+    def plan(self, grid: Grid) -> None:
+        """There is none beforehand."""
+
+    def pair(self, schedule: NoiseSchedule) -> EmbeddedPair:
+        return EmbeddedPair(schedule, algorithm_of(self.algorithm), self.order, self.solver_type)
+
+    def controller(self) -> Controller:
+        """A step-size controller for one run: k-diffusion's if any of its settings is given."""
+        names = ("pcoeff", "icoeff", "dcoeff", "accept_safety")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return PIDController(self.h_init, **given) if given else AuthorsController(self.h_init)
+
+
 class AdaptiveInfo(dict):
     """What an adaptive run did: nfe, accepted, rejected, and sigmas, the list of accepted states.
 
@@ -55,53 +100,6 @@ class AdaptiveInfo(dict):
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
-
-
-@dataclass(frozen=True)
-class Solver:
-    """The pair of formulas an adaptive run uses."""
-
-    schedule: NoiseSchedule
-    algorithm: Algorithm
-    order: int
-    solver_type: str
-
-    def plan(self, sigma: float, sigma_next: float) -> tuple[tuple[Step, ...], Step]:
-        """The steps of an attempt, and the embedded step of the order below.
-
-        The embedded step takes the base state and the oldest outputs of the attempt.
-        """
-        start, end = self.schedule.lambda_(sigma), self.schedule.lambda_(sigma_next)
-        inner = [start + r * (end - start) for r in INNER_NODES[self.order]]
-        sigmas = (sigma, *(self.schedule.sigma(lambda_) for lambda_ in inner), sigma_next)
-        embedded = (*sigmas[: self.order - 1], sigma_next)
-        return self._group(sigmas), self._group(embedded)[-1]
-
-    def _group(self, sigmas: tuple[float, ...]) -> tuple[Step, ...]:
-        grid = Grid.of(sigmas, self.schedule)
-        return group(grid, self.algorithm, self.solver_type, 0, len(sigmas) - 1)
-
-    def error(
-        self,
-        high: torch.Tensor,
-        low: torch.Tensor,
-        previous: torch.Tensor,
-        sigma: float,
-        rtol: float,
-        atol: float,
-    ) -> float:
-        """The worst image's root mean square of (high - low) in units of the tolerance.
-
-        Args:
-            high, low: the two solutions at sigma, [batch, ...].
-            previous: the last accepted lower solution, on the variance-preserving scale.
-            rtol, atol: tolerances on that scale.
-        """
-        scale = 1.0 / self.schedule.scale(sigma)
-        size = torch.maximum((low * scale).abs_(), previous.abs()).mul_(rtol)
-        tolerance = size.clamp_(min=max(atol, torch.finfo(size.dtype).tiny))
-        difference = (high - low).mul_(scale).div_(tolerance)
-        return difference.reshape(len(high), -1).square_().mean(1).sqrt_().max().item()
 
 
 @dataclass
@@ -158,215 +156,132 @@ def runs_short(calls: int, max_calls: int, order: int, steps: float, judged: boo
     return judged and calls < reserve and SLACK * calls < order * steps
 
 
-class Call(NamedTuple):
-    """A model call: its state, its sigma as a scalar, and the denoised output."""
-
-    x: torch.Tensor
-    sigma: torch.Tensor
-    denoised: torch.Tensor
+REST = Multistep()
+"""What takes fixed steps, without control: it interpolates x0, which stays within bounds at any step
+size."""
 
 
-class Attempt(NamedTuple):
-    """What an attempted step came to.
-
-    Attributes:
-        high, low: the solutions of the two orders.
-        inner, last: the call at the first inner node, and the last one.
-        sigma_inner: of the former.
-    """
-
-    high: torch.Tensor
-    low: torch.Tensor
-    inner: Call
-    last: Call
-    sigma_inner: float
-
-    def first_order(self, schedule: NoiseSchedule, sigma_next: float) -> torch.Tensor:
-        """Two first-order steps through the first inner node, from the outputs that are there.
-
-        They stay within bounds at any step size, which a solution of higher order may not.
-        """
-        step = Grid.of((self.sigma_inner, sigma_next), schedule).limit_step(0)
-        return advance(step.combination, self.inner.x, (self.inner.denoised,))
-
-
-def attempt(
-    solver: Solver,
-    caller: Caller,
-    x: torch.Tensor,
-    sigma: float,
-    sigma_next: float,
-    i: int,
-) -> Attempt:
-    """Try a step; all its calls but the last, whose outcome is to be judged, are reported as i."""
-    steps, embedded = solver.plan(sigma, sigma_next)
-    state, outputs = x, list[torch.Tensor]()
-    sigmas = levels(x, [step.sigma for step in steps])
-    for stage, (step, (scalar, batch)) in enumerate(zip(steps, sigmas, strict=True)):
-        call = Call(state, scalar, caller.denoise(state, batch))
-        if step.inner:
-            caller.report(i, *call)
-        if stage == 1:
-            inner = call
-        outputs.insert(0, model_output(step, state, call.denoised))
-        state = advance(step.combination, x, outputs)
-    return Attempt(
-        state, advance(embedded.combination, x, outputs[1:]), inner, call, steps[1].sigma
-    )
-
-
-def run_adaptive(
-    caller: Caller,
-    x: torch.Tensor,
-    sigmas: Sequence[float],
-    solver: Solver,
-    controller: Controller,
-    rtol: float,
-    atol: float,
-    max_calls: int,
-) -> tuple[torch.Tensor, AdaptiveInfo]:
-    """Integrate from sigmas[0] to the end of the list in steps of the controller's choice.
+class AdaptiveRun:
+    """A run from the first sigma of a list to its end, in steps of the controller's choice.
 
     Args:
-        x: [batch, ...], at least float32.
-        sigmas: a checked list, of which only the ends are used.
-
-    Raises:
-        RuntimeError: the model returned NaN or infinity.
+        options: the settings.
+        caller: calls the model.
+        x: the state at the first sigma, [batch, ...], at least float32.
+        grid: a list, of which only the ends are used.
     """
-    schedule, order = solver.schedule, solver.order
-    sigma, sigma_end, denoise = ends(sigmas, schedule)
-    budget = max_calls - denoise
-    at_limit = math.isinf(schedule.lambda_(sigma)) and sigma != sigma_end
-    first = max(flow_start(rtol, atol), sigma_end) if at_limit else sigma
-    end = schedule.lambda_(sigma_end)
-    progress = Progress(schedule.lambda_(first), end, caller.total - denoise)
-    path = [sigma]
 
-    def walk(state: torch.Tensor, nodes: Sequence[float]) -> torch.Tensor:
-        """Take fixed steps, without control: of x0, which stays within bounds at any step size."""
-        plan = plan_multistep(Grid.of(nodes, schedule), "dpmsolver++", 2, "dpmsolver", "auto")
-        path.extend(nodes[1:])
+    def __init__(self, options: Adaptive, caller: Caller, x: torch.Tensor, grid: Grid) -> None:
+        schedule = grid.schedule
+        self.options, self.caller, self.x, self.schedule = options, caller, x, schedule
+        self.pair, self.controller = options.pair(schedule), options.controller()
+        sigma, self.sigma_end, self.denoises = ends(grid.sigmas, schedule)
+        self.budget = options.max_calls - self.denoises
+        self.path = [sigma]
+        self.rejected = 0
+        self.at_limit = math.isinf(schedule.lambda_(sigma)) and sigma != self.sigma_end
+        near_limit = flow_start(options.rtol, options.atol)
+        self.first = max(near_limit, self.sigma_end) if self.at_limit else sigma
+        self.end = schedule.lambda_(self.sigma_end)
+        steps = caller.total - self.denoises
+        self.progress = Progress(schedule.lambda_(self.first), self.end, steps)
 
-        def done(_: int, step: Step) -> int:
-            return progress.at(schedule.lambda_(step.sigma_next))
+    def run(self) -> tuple[torch.Tensor, AdaptiveInfo]:
+        """Go to the end.
 
-        return run(plan, caller, state, index=done)
+        Returns:
+            The state there, a tensor that nothing else holds, and what was done.
 
-    if at_limit and (budget > order or (first == sigma_end and budget > 0)):
-        x = walk(x, (sigma, first))
-    previous = x / schedule.scale(path[-1])
-    h = controller.h_init
-    rejected = 0
-    while path[-1] != sigma_end:
-        sigma, calls = path[-1], budget - caller.nfe
-        start = schedule.lambda_(sigma)
-        way = abs(end - start)
+        Raises:
+            RuntimeError: the model returned NaN or infinity.
+        """
+        if self.at_limit:
+            direct = self.first == self.sigma_end and self.budget > 0
+            if direct or self.budget > self.options.order:
+                self._take_fixed_steps((self.path[-1], self.first))
+        self.previous = self.x / self.schedule.scale(self.path[-1])
+        self.h = self.controller.h_init
+        while self.path[-1] != self.sigma_end and self._goes_on():
+            pass
+        accepted = len(self.path) - 1
+        if self.denoises:
+            self._denoise()
+        elif self.caller.nfe == 0:
+            self.x = self.x.clone()  # the caller's own
+        if not torch.isfinite(self.x).all():
+            raise RuntimeError(NOT_FINITE.format(self.path[-1]))
+        info = {"accepted": accepted, "rejected": self.rejected, "sigmas": self.path}
+        return self.x, AdaptiveInfo(nfe=self.caller.nfe, **info)
+
+    def _goes_on(self) -> bool:
+        """Attempt a step, or take the rest of the way in fixed steps: False if nothing is left."""
+        sigma, calls = self.path[-1], self.budget - self.caller.nfe
+        start = self.schedule.lambda_(sigma)
+        way = abs(self.end - start)
         if way < SMALLEST_STEP and calls > 0:
-            x = walk(x, (sigma, sigma_end))
-            break
-        h = max(h, SMALLEST_STEP)
+            self._take_fixed_steps((sigma, self.sigma_end))
+            return False
+        h = max(self.h, SMALLEST_STEP)
         if h > way - SMALLEST_STEP:  # leave no remnant too small for a step of its own
             h = way
-        judged = len(path) > 1 + at_limit or rejected > 0
-        if math.isinf(way) or runs_short(calls, max_calls, order, way / h, judged):
+        judged = len(self.path) > 1 + self.at_limit or self.rejected > 0
+        limits = self.options.max_calls, self.options.order
+        if math.isinf(way) or runs_short(calls, *limits, way / h, judged):
             rest = f"in the {calls} that are left" if calls > 0 else "by denoising from there"
-            _warn(max_calls, sigma, f"the rest of the way is taken {rest}")
+            self._warn(f"the rest of the way is taken {rest}")
             if calls > 0:
-                x = walk(x, log_snr(schedule, sigma, sigma_end, calls, first))
-            break
-        target = sigma_end if h == way else schedule.sigma(start + math.copysign(h, end - start))
-        trial = attempt(solver, caller, x, sigma, target, progress.at(start))
-        error = solver.error(trial.high, trial.low, previous, target, rtol, atol)
+                between = log_snr(self.schedule, sigma, self.sigma_end, calls, self.first)
+                self._take_fixed_steps(between)
+            return False
+        signed = math.copysign(h, self.end - start)
+        target = self.sigma_end if h == way else self.schedule.sigma(start + signed)
+        at = self.progress.at(start)
+        self._judge(attempt(self.pair, self.caller, self.x, sigma, target, at), target, h)
+        return True
+
+    def _judge(self, trial: Attempt, target: float, h: float) -> None:
+        """Accept an attempt at a step of h to the sigma `target`, or reject it."""
+        rtol, atol, order = self.options.rtol, self.options.atol, self.options.order
+        error = self.pair.error(trial.high, trial.low, self.previous, target, rtol, atol)
         if not math.isfinite(error):
-            raise RuntimeError(NOT_FINITE.format(sigma))
-        accept, h = controller.decide(error, h, order)
-        if accept:
-            x, previous = trial.high, trial.low / schedule.scale(target)
-            path.append(target)
-        elif budget - caller.nfe < order:
-            _warn(max_calls, sigma, "the last step is taken at first order")
-            x = trial.first_order(schedule, target)
-            path.append(target)
+            raise RuntimeError(NOT_FINITE.format(self.path[-1]))
+        accepted, self.h = self.controller.decide(error, h, order)
+        if accepted:
+            self.x, self.previous = trial.high, trial.low / self.schedule.scale(target)
+            self.path.append(target)
+        elif self.budget - self.caller.nfe < order:
+            self._warn("the last step is taken at first order")
+            self.x = trial.first_order(self.schedule, target)
+            self.path.append(target)
         else:
-            rejected += 1
+            self.rejected += 1
         # The attempt's last call is reported when it is known how far it led.
-        caller.report(progress.at(schedule.lambda_(path[-1])), *trial.last)
-        del trial  # not held during the next one
-    accepted = len(path) - 1
-    if denoise:
-        ((scalar, batch),) = levels(x, path[-1:])
-        denoised = caller.denoise(x, batch)
-        caller.report(caller.total - 1, x, scalar, denoised)
-        x = denoised.to(x.dtype, copy=True)
-        path.append(0.0)
-    if caller.nfe == 0:
-        x = x.clone()  # the caller's own
-    if not torch.isfinite(x).all():
-        raise RuntimeError(NOT_FINITE.format(path[-1]))
-    info = AdaptiveInfo(nfe=caller.nfe, accepted=accepted, rejected=rejected, sigmas=path)
-    return x, info
+        self.caller.report(self.progress.at(self.schedule.lambda_(self.path[-1])), *trial.last)
+
+    def _take_fixed_steps(self, sigmas: Sequence[float]) -> None:
+        def done(_: int, step: Step) -> int:
+            return self.progress.at(self.schedule.lambda_(step.sigma_next))
+
+        plan = REST.plan(Grid.of(sigmas, self.schedule))
+        self.path.extend(sigmas[1:])
+        self.x = run(plan, self.caller, self.x, index=done)
+
+    def _denoise(self) -> None:
+        """Take the last step, to 0."""
+        ((scalar, batch),) = levels(self.x, self.path[-1:])
+        denoised = self.caller.denoise(self.x, batch)
+        self.caller.report(self.caller.total - 1, self.x, scalar, denoised)
+        self.x = denoised.to(self.x.dtype, copy=True)
+        self.path.append(0.0)
+
+    def _warn(self, outcome: str) -> None:
+        LOG.warning(
+            f"DPM-Solver Adaptive: max_calls = {self.options.max_calls} ran short at sigma = "
+            f"{self.path[-1]:.4g}: {outcome}. Raise max_calls, or raise rtol for fewer calls."
+        )
 
 
 NOT_FINITE = (
     "The model returned NaN or infinity near sigma = {:.4g}, so the adaptive solver has no error to "
     "go by: run the model in a higher precision (float32 or bfloat16), or check its weights."
 )
-
-
-def _warn(max_calls: int, sigma: float, outcome: str) -> None:
-    LOG.warning(
-        f"DPM-Solver Adaptive: max_calls = {max_calls} ran short at sigma = {sigma:.4g}: {outcome}. "
-        "Raise max_calls, or raise rtol for fewer calls."
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adaptive(Options):
-    """Settings of `sample_adaptive`, which says what they mean."""
-
-    algorithm: str = "dpmsolver++"
-    order: int = 3
-    solver_type: str = "dpmsolver"
-    rtol: float = 0.05
-    atol: float = 0.0078
-    h_init: float = 0.05
-    pcoeff: float | None = None
-    icoeff: float | None = None
-    dcoeff: float | None = None
-    accept_safety: float | None = None
-    max_calls: int = 500
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eta > 0.0:
-            raise ValueError(
-                f"eta = {self.eta:g}: the adaptive solver has no stochastic form; set eta to 0, or "
-                "take another sampler."
-            )
-        if not (isinstance(self.max_calls, int) and self.max_calls >= 1):
-            raise ValueError(
-                f"max_calls must be a whole number of at least 1, not {self.max_calls!r}."
-            )
-        at_least("rtol", self.rtol, 0.0)
-        at_least("atol", self.atol, 0.0)
-        at_least("h_init", self.h_init, 0.0)
-        if self.rtol == self.atol == 0.0:
-            raise ValueError("rtol and atol are both 0: one of them must be above 0.")
-        if self.h_init == 0.0:
-            raise ValueError("h_init must be above 0.")
-        algorithm_of(self.algorithm)
-        order = order_of(self.order, tuple(INNER_NODES))
-        self._set(order=order, solver_type=solver_type_of(self.solver_type))
-
-    def plan(self, grid: Grid) -> None:
-        """There is none beforehand."""
-
-    def solver(self, schedule: NoiseSchedule) -> Solver:
-        return Solver(schedule, algorithm_of(self.algorithm), self.order, self.solver_type)
-
-    def controller(self) -> Controller:
-        """A step-size controller for one run: k-diffusion's if any of its settings is given."""
-        names = ("pcoeff", "icoeff", "dcoeff", "accept_safety")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return PIDController(self.h_init, **given) if given else AuthorsController(self.h_init)

@@ -37,20 +37,27 @@ KINDS = {
 }
 
 
+SPACINGS = ("logSNR", "time_uniform", "time_quadratic")
+
+
+def listed(host: Any, model_sampling: Any, *arguments: Any, **settings: Any) -> torch.Tensor:
+    return torch.FloatTensor(host.ComfyModel(model_sampling).sigmas(*arguments, **settings))
+
+
 def check_list(host: Any, kind: str, spacing: str, steps: int, denoise: float, zero: bool) -> None:
     model_sampling, case = KINDS[kind], (kind, spacing, steps, denoise, zero)
-    sigmas = host.sigmas(model_sampling, spacing, steps, denoise, zero)
+    sigmas = listed(host, model_sampling, spacing, steps, denoise, zero)
     assert sigmas.dtype == torch.float32, case
     assert len(sigmas) == steps + 1, case
     assert (sigmas[1:] < sigmas[:-1]).all(), (case, sigmas)
     assert (sigmas[-1] == 0.0) == zero, case
-    whole = host.sigmas(model_sampling, spacing, int(steps / denoise), 1.0, zero)
+    whole = listed(host, model_sampling, spacing, int(steps / denoise), 1.0, zero)
     assert torch.equal(sigmas, whole[-(steps + 1) :]), case
     assert math.isclose(whole[0], model_sampling.sigma_max, rel_tol=1e-5), case
     above = whole[whole > 0.0]
     if len(above) > 1:
         assert math.isclose(above[-1], model_sampling.sigma_min, rel_tol=1e-6), case
-    schedule = host.noise_schedule(model_sampling)
+    schedule = host.ComfyModel(model_sampling).schedule
     if spacing == "logSNR":
         lambdas = [schedule.lambda_(s) for s in above.tolist()]
         even = lambdas[1:] if math.isinf(lambdas[0]) else lambdas
@@ -61,7 +68,7 @@ def check_list(host: Any, kind: str, spacing: str, steps: int, denoise: float, z
 
 def check_rising(host: Any, kind: str, spacing: str, steps: int) -> None:
     model_sampling, case = KINDS[kind], (kind, spacing, steps)
-    rising = host.sigmas(model_sampling, spacing, steps, rising=True)
+    rising = listed(host, model_sampling, spacing, steps, rising=True)
     assert len(rising) == steps + 1, case
     assert (rising[1:] > rising[:-1]).all(), (case, rising)
     assert math.isclose(rising[0], model_sampling.sigma_min, rel_tol=1e-6), case
@@ -84,20 +91,22 @@ def main() -> None:
 
     for kind, model_sampling in KINDS.items():
         flow = "flow" in kind or kind == "flux"
-        assert (type(host.noise_schedule(model_sampling)).__name__ == "RectifiedFlow") == flow, kind
-        for spacing in host.SPACINGS:
+        assert (
+            type(host.ComfyModel(model_sampling).schedule).__name__ == "RectifiedFlow"
+        ) == flow, kind
+        for spacing in SPACINGS:
             for steps in (1, 2, 3, 7, 10, 25, 40):
                 for denoise in (1.0, 0.5, 0.33):
                     for zero in (True, False):
                         check_list(host, kind, spacing, steps, denoise, zero)
                 check_rising(host, kind, spacing, steps)
-            assert len(host.sigmas(model_sampling, spacing, 10, denoise=0.0)) == 0
+            assert len(listed(host, model_sampling, spacing, 10, denoise=0.0)) == 0
         for name, spacing in host.SCHEDULER_NAMES.items():
             menu = comfy.samplers.calculate_sigmas(model_sampling, name, 12)
-            assert torch.equal(menu, host.sigmas(model_sampling, spacing, 12)), (kind, name)
+            assert torch.equal(menu, listed(host, model_sampling, spacing, 12)), (kind, name)
 
     try:
-        host.noise_schedule(sampling(ModelType.IMG_TO_IMG_FLOW))
+        _ = host.ComfyModel(sampling(ModelType.IMG_TO_IMG_FLOW)).schedule
     except ValueError as error:
         assert "IMG_TO_IMG_FLOW" in str(error)
     else:

@@ -594,7 +594,7 @@ def test_a_model_that_may_be_a_flow_or_not_is_refused_in_a_sentence(host: Host) 
     model.model_wrap.sigmas = model.model_wrap.sigmas * 10  # a flow's end at 1
     model.model_wrap.predictor = AddsFlowNoise()
     with pytest.raises(
-        ValueError, match=r"its largest sigma is 10 and it adds noise in its own way"
+        ValueError, match=r"from its largest sigma, 10, and how it adds noise: take one"
     ):
         host.run(TWO_M, steps=5)
 

@@ -140,7 +140,7 @@ def add_routes(_: Any, app: Any) -> None:
     @app.get("/probe/schedule/{kind}")
     def show_schedule(kind: str) -> dict[str, Any]:
         wrap = models.wrap(kind)
-        schedule = sys.modules[f"{PACK}.hosts.webui.sigmas"].noise_schedule(wrap)
+        schedule = sys.modules[f"{PACK}.hosts.webui.model"].WebuiModel(wrap).schedule
         ends = {"sigma_min": wrap.sigmas[0].item(), "sigma_max": wrap.sigmas[-1].item()}
         ours = [one for one in sd_schedulers.schedulers if one.name.startswith("dpm_solver")]
         return {

@@ -1,0 +1,195 @@
+"""What a host's model is to the samplers, and all that follows from it: once for all hosts.
+
+A host fulfils `HostModel` with one class of its own, which knows where that host keeps these things.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ..samplers import Calibration, NoiseSchedule, RectifiedFlow
+from ..samplers.checks import at_least, between, one_of
+from ..samplers.schedules.sigma_lists import (
+    SPACINGS,
+    TIME_POWERS,
+    dense,
+    flow_first,
+    in_time,
+    log_snr,
+)
+from ..samplers.solvers.recommended import recommended
+
+MOST_STEPS = 1_000_000
+RECOMMENDED = "recommended"
+OFFERED_SPACINGS = (*SPACINGS, RECOMMENDED)
+"""Of the sigmas node and of the hosts' lists of schedulers."""
+
+ROUNDED = 1e-5
+"""How far, relatively, a flow's largest sigma may be from 1: hosts hold it in float32."""
+
+SAME_START = 0.01
+"""How far, relatively, a model's sigma_max may be from that of a calibration."""
+
+
+class Times(NamedTuple):
+    """The paper's time of a model: 1 at the noise and near 0 at the image, if the host has it so.
+
+    Attributes:
+        sigma: of a time.
+        start, end: the times of the first and of the last sigma above 0.
+    """
+
+    sigma: Callable[[float], float]
+    start: float
+    end: float
+
+
+class HostModel(ABC):
+    """A model as its host has loaded it."""
+
+    @property
+    @abstractmethod
+    def schedule(self) -> NoiseSchedule:
+        """Its noise schedule. ValueError if its sampling is no ODE that these solvers solve."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """The name of its kind, as ComfyUI has it; "" if the host can't tell."""
+
+    @property
+    @abstractmethod
+    def own_sigma_max(self) -> float:
+        """Its largest sigma, as the host rounds it."""
+
+    @property
+    @abstractmethod
+    def sigma_min(self) -> float:
+        """Its smallest sigma above 0."""
+
+    @abstractmethod
+    def times(self, sigma_max: float, sigma_min: float) -> Times:
+        """Its time, between two sigmas of its own."""
+
+    @abstractmethod
+    def whole(self, sigmas: Sequence[float]) -> list[float] | None:
+        """The sigmas of the whole times nearest to some; None if the host gives it any time."""
+
+    @property
+    def flow(self) -> bool:
+        return isinstance(self.schedule, RectifiedFlow)
+
+    @property
+    def sigma_max(self) -> float:
+        """Its largest sigma; a flow's is 1 exactly."""
+        return self._exact(self.own_sigma_max)
+
+    def above_zero(
+        self,
+        spacing: str,
+        intervals: int,
+        finishes: bool = True,
+        sigma_max: float | None = None,
+        sigma_min: float | None = None,
+    ) -> list[float]:
+        """intervals + 1 sigmas above 0, from sigma_max to sigma_min.
+
+        Args:
+            spacing: one of OFFERED_SPACINGS.
+            finishes: a 0 follows; the recommended spacing may then end above sigma_min.
+            sigma_max, sigma_min: the user's; by default the model's own.
+        """
+        sigma_max = self.sigma_max if sigma_max is None else self._exact(sigma_max)
+        sigma_min = self.sigma_min if sigma_min is None else sigma_min
+        if spacing == RECOMMENDED:
+            density = recommended(self.schedule, intervals + finishes).density
+            if not finishes:
+                density = density._replace(last=0.0)
+            even = dense(density, sigma_max, sigma_min, intervals)
+            own = self.on_whole_times(even) if intervals > 1 else even
+            return own if len(own) == len(even) else even
+        times = self.times(sigma_max, sigma_min)
+        if spacing == "logSNR":
+            first = flow_first(times.sigma, times.start, intervals)
+            return log_snr(self.schedule, sigma_max, sigma_min, intervals, first)
+        power = TIME_POWERS[spacing]
+        inner = in_time(times.sigma, times.start, times.end, intervals, power)[1:-1]
+        return [sigma_max, *inner, sigma_min][: intervals + 1]
+
+    def sigmas(
+        self,
+        spacing: str,
+        steps: int,
+        denoise: float = 1.0,
+        final_zero: bool = True,
+        rising: bool = False,
+    ) -> list[float]:
+        """A list of steps + 1 sigmas.
+
+        Args:
+            spacing: one of OFFERED_SPACINGS.
+            denoise: below 1, as in the hosts: the last steps + 1 sigmas of a list of
+                int(steps / denoise) steps; an empty list at 0.
+            final_zero: end at 0, which the last step reaches; otherwise at the model's sigma_min.
+            rising: from sigma_min up, for inversion; such a list has no zero, and on a flow model it
+                is a falling one without its sigma 1.
+
+        Raises:
+            ValueError: a setting is out of its range, as linked inputs may be, or the list too long.
+        """
+        one_of("spacing", spacing, OFFERED_SPACINGS)
+        at_least("steps", steps, 1)
+        between("denoise", denoise, 0.0, 1.0)
+        if denoise == 0.0:
+            return []
+        if not 1 <= steps / denoise <= MOST_STEPS:
+            raise ValueError(
+                f"{steps} steps at denoise = {denoise:g} are the last of a list of "
+                f"{steps / denoise:g}: take 1 to {MOST_STEPS} steps, or raise denoise."
+            )
+        total = int(steps / denoise)
+        if rising:
+            falling = self.above_zero(spacing, total + self.flow, False)
+            return falling[-(steps + 1) :][::-1]
+        falling = self.above_zero(spacing, total - final_zero, final_zero)
+        return (falling + [0.0] * final_zero)[-(steps + 1) :]
+
+    def on_whole_times(self, sigmas: Sequence[float]) -> list[float]:
+        """The nearest of the model's own sigmas to each, if the host gives it whole times only.
+
+        Between them its prediction is that for another noise level, an error that few steps can do
+        without. Both ends stay; sigmas that fall together become one.
+        """
+        first, *inner, last = sigmas
+        whole = self.whole(inner)
+        if whole is None:
+            return list(sigmas)
+        own = {sigma for sigma in whole if last < sigma < first}
+        return [first, *sorted(own, reverse=True), last]
+
+    def sigma_at(self, denoise: float) -> float:
+        """Where image to image starts that keeps this part of the model's time."""
+        times = self.times(self.sigma_max, self.sigma_min)
+        return times.sigma(times.start * denoise)
+
+    def check(self, calibration: Calibration, name: str) -> None:
+        """Raise ValueError if a calibration, called so, was not made for such a model."""
+        calibration.fits(self.schedule)
+        made_for = calibration.fitted.model
+        if self.kind and made_for and made_for != self.kind:
+            raise ValueError(
+                f"{name} was made on a model of the kind {made_for!a}, and the loaded one is of the "
+                f"kind {self.kind}: choose another, or calibrate anew."
+            )
+        start, sigma_max = calibration.sigmas[0], self.own_sigma_max
+        if abs(start - sigma_max) > SAME_START * sigma_max:
+            raise ValueError(
+                f"{name} starts at sigma {start:.4g}, and the loaded model at {sigma_max:.4g}: choose "
+                "another, or calibrate anew."
+            )
+
+    def _exact(self, sigma_max: float) -> float:
+        return 1.0 if self.flow and math.isclose(sigma_max, 1.0, rel_tol=ROUNDED) else sigma_max
