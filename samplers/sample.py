@@ -249,6 +249,7 @@ def sample_calibrated(
     """
     options = Calibrated(calibration=calibration)
     schedule = calibration.schedule() if schedule is None else schedule
+    calibration.fits(schedule)  # before the sigmas are found to be another model's
     return sample(options, model, x, sigmas, extra_args, callback, disable, schedule=schedule)
 
 
