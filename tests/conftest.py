@@ -1,4 +1,4 @@
-"""Whether a test over the catalogue runs all samplers or one per path through the code."""
+"""How many of a test's parameters are run: all, or a part that takes each path through the code."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="tests over the catalogue in this folder run one sampler per path through the code",
     )
+    parser.addoption(
+        "--each-value-once",
+        action="store_true",
+        help="in those folders each value of a parameter is run, and not every combination of them",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,24 +33,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if any(folder in item.path.parents for folder in folders):
             by_test[item.nodeid.partition("[")[0]].append(item)
-    left_out = {item for runs in by_test.values() for item in superfluous(runs)}
+    once = config.getoption("--each-value-once")
+    left_out = {item for runs in by_test.values() for item in superfluous(runs, once)}
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
         items[:] = [item for item in items if item not in left_out]
 
 
-def superfluous(runs: list[pytest.Item]) -> set[pytest.Item]:
-    """The runs of one test that the samplers of CHOSEN_IDS stand for.
+def superfluous(runs: list[pytest.Item], once: bool) -> set[pytest.Item]:
+    """The runs of one test that can be left out.
 
-    Every other value of a parameter still occurs, and a test that runs none of the chosen samplers
-    runs its own.
+    Samplers of the catalogue are left out if CHOSEN_IDS stands for them, but every other value of a
+    parameter still occurs. A test that runs none of the chosen samplers runs its own.
+
+    Args:
+        once: leave out the combinations too that hold nothing but values seen before.
     """
-    kept = [item for item in runs if not values(item) & OTHER_IDS]
-    if not kept:
+    chosen = [item for item in runs if not values(item) & OTHER_IDS]
+    if not chosen:
         return set()
+    kept = [] if once else chosen
     seen = set().union(*map(values, kept))
-    for item in runs:
-        if values(item) - OTHER_IDS - seen:
+    for item in (*chosen, *runs):
+        if not kept or values(item) - OTHER_IDS - seen:
             kept.append(item)
             seen |= values(item)
     return set(runs) - set(kept)
