@@ -7,17 +7,67 @@ this module needs none.
 
 from __future__ import annotations
 
+import logging
+import re
+from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger("dpm_solver_nodes")
 
 WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> Any:
-    """ComfyUI's door: put the samplers into its menus and hand it the nodes."""
-    from .hosts.comfyui.calibrate import register_folder
+    """ComfyUI's entry point: registers the menus, then the nodes, then the lab, each for itself.
+
+    What can't be imported or registered is named in the log, in a line, and left out.
+    """
+    from comfy_api.latest import ComfyExtension
+
+    nodes: list[Any] = []
+    for name, register in (("menu entries", _menus), ("nodes", _nodes), ("lab", _lab)):
+        try:
+            nodes += register()
+        except Exception as error:
+            logger.error(f"DPM-Solver runs without its {name}: {error!a}")
+            logger.debug(f"Why DPM-Solver runs without its {name}:", exc_info=error)
+
+    class DPMSolverExtension(ComfyExtension):
+        async def get_node_list(self) -> list[Any]:
+            return nodes
+
+    return DPMSolverExtension()
+
+
+def _menus() -> list[Any]:
     from .hosts.comfyui.sampling import register_menus
-    from .nodes import DPMSolverExtension
 
     register_menus()
+    return []
+
+
+def _nodes() -> list[Any]:
+    from .nodes import NODES
+
+    folder = Path(__file__).parent.name
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", folder):
+        logger.warning(
+            f"DPM-Solver: ComfyUI's page finds no help for nodes in a folder named {folder!a}: "
+            'rename it, with letters from A to Z, digits, "-" and "_" only.'
+        )
+    return _with_schemas(NODES)
+
+
+def _lab() -> list[Any]:
+    from .hosts.comfyui.calibrations import register_folder
+    from .nodes_lab import NODES
+
     register_folder()
-    return DPMSolverExtension()
+    return _with_schemas(NODES)
+
+
+def _with_schemas(nodes: list[Any]) -> list[Any]:
+    """The nodes, once it is certain that the host can list each."""
+    for node in nodes:
+        node.define_schema()
+    return nodes

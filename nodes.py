@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.latest import io
 
-from . import nodes_lab
 from .hosts.comfyui import sampling
 from .hosts.comfyui.model import ComfyModel
 from .hosts.model import OFFERED_SPACINGS
@@ -677,16 +676,13 @@ class DPMSolver_Recommended(io.ComfyNode):
         return io.NodeOutput(*sampling.recommended_pair(ComfyModel.of(model), steps, denoise))
 
 
-class DPMSolverExtension(ComfyExtension):
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
-            DPMSolver_Recommended,  # the page's search shows the first ones first
-            DPMSolver_2M,
-            DPMSolver_3M,
-            DPMSolver_Multistep,
-            DPMSolver_Singlestep,
-            DPMSolver_Adaptive,
-            DPMSolver_SDE,
-            DPMSolver_Sigmas,
-            *nodes_lab.NODES,
-        ]
+NODES: list[type[io.ComfyNode]] = [
+    DPMSolver_Recommended,  # the page's search shows the first ones first
+    DPMSolver_2M,
+    DPMSolver_3M,
+    DPMSolver_Multistep,
+    DPMSolver_Singlestep,
+    DPMSolver_Adaptive,
+    DPMSolver_SDE,
+    DPMSolver_Sigmas,
+]

@@ -7,7 +7,14 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io, ui
 
-from .hosts.comfyui import calibrate, lab
+from .hosts.comfyui import (
+    calibrate,
+    calibrations,
+    candidates,
+    compare,
+    guiding,
+    plot_sigmas,
+)
 
 CATEGORY = "sampling/DPM-Solver/lab"
 CALIBRATED_CATEGORY = "sampling/DPM-Solver"
@@ -67,7 +74,7 @@ class DPMSolver_Compare(io.ComfyNode):
                     default="5, 8, 10, 15, 20, 25",
                     tooltip="Numbers of model calls to compare at, with commas between them. A "
                     "sampler that calls the model twice in a step gets half the steps, so that all "
-                    "have the same cost.",
+                    "have the same cost. At most 120 runs: candidates times numbers of calls.",
                 ),
                 io.Int.Input(
                     "reference_calls",
@@ -161,25 +168,19 @@ class DPMSolver_Compare(io.ComfyNode):
         reference_sigmas: Any = None,
         **_: Any,
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            *lab.solver_compare(
-                latent_image,
-                noise_seed,
-                candidates,
-                calls,
-                reference_calls,
-                cfg,
-                guider=guider,
-                model=model,
-                positive=positive,
-                negative=negative,
-                vae=vae,
-                entries=more_candidates or (),
-                reference_sampler=reference_sampler,
-                reference_sigmas=reference_sigmas,
-                node_id=cls.hidden.unique_id,
-            )
+        used = guiding.guider_of(guider, model, positive, negative, cfg)
+        outputs = compare.solver_compare(
+            guiding.Bench(used, latent_image, noise_seed),
+            candidates,
+            more_candidates or (),
+            calls,
+            reference_calls,
+            vae=vae,
+            reference_sampler=reference_sampler,
+            reference_sigmas=reference_sigmas,
+            node_id=cls.hidden.unique_id,
         )
+        return io.NodeOutput(*outputs)
 
 
 class DPMSolver_Candidate(io.ComfyNode):
@@ -236,7 +237,7 @@ class DPMSolver_Candidate(io.ComfyNode):
         previous: Any = None,
         **_: Any,
     ) -> io.NodeOutput:
-        entry = lab.entry(label, sampler, scheduler, sigmas)
+        entry = candidates.entry(label, sampler, scheduler, sigmas)
         return io.NodeOutput([*(previous or ()), entry])
 
 
@@ -281,7 +282,7 @@ class DPMSolver_PlotSigmas(io.ComfyNode):
     def execute(
         cls, sigmas: Any, model: Any = None, sampler: Any = None, **_: Any
     ) -> io.NodeOutput:
-        return io.NodeOutput(*lab.plot_sigmas(sigmas, model, sampler))
+        return io.NodeOutput(*plot_sigmas.plot_sigmas(sigmas, model, sampler))
 
 
 class DPMSolver_Calibrate(io.ComfyNode):
@@ -331,7 +332,8 @@ class DPMSolver_Calibrate(io.ComfyNode):
                     default=20,
                     min=2,
                     max=256,
-                    tooltip="Noises to fit on. 20 is enough; fewer for very large latents.",
+                    tooltip="Noises to fit on. 20 is enough; fewer for very large latents: each takes "
+                    "eight times its latent of main memory, and all of them 4 GiB at most.",
                 ),
                 io.Int.Input(
                     "held_out",
@@ -356,7 +358,8 @@ class DPMSolver_Calibrate(io.ComfyNode):
                     min=1,
                     max=64,
                     advanced=True,
-                    tooltip="Images in a model call. 1 for the least memory.",
+                    tooltip="Images in a model call, and so on the device at a time. 1 for the least "
+                    "memory.",
                 ),
                 io.Int.Input(
                     "noise_seed",
@@ -419,10 +422,9 @@ class DPMSolver_Calibrate(io.ComfyNode):
         negative: Any = None,
         **_: Any,
     ) -> io.NodeOutput:
-        settings = calibrate.Settings(calls, noise_seed, seeds, held_out, model_calls, batch, name)
-        pair = calibrate.run(
-            latent_image, settings, cfg, guider, model, positive, negative, cls.hidden.unique_id
-        )
+        used = guiding.guider_of(guider, model, positive, negative, cfg, "DPM-Solver Calibrate")
+        asked = calibrate.Asked(calls, noise_seed, seeds, held_out, model_calls, batch, name)
+        pair = calibrate.run(used, latent_image, asked, cls.hidden.unique_id)
         return io.NodeOutput(*pair, ui=ui.PreviewText(pair.text))
 
 
@@ -444,7 +446,7 @@ class DPMSolver_Calibrated(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "calibration",
-                    options=calibrate.names(),
+                    options=calibrations.names(),
                     tooltip="A file in models/dpm_solver. Files can be shared: copy them there, and "
                     "press R.",
                 ),
@@ -475,11 +477,11 @@ class DPMSolver_Calibrated(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, calibration: str, **_: Any) -> str:
-        return calibrate.fingerprint(calibration)
+        return calibrations.fingerprint(calibration)
 
     @classmethod
     def execute(cls, calibration: str, model: Any, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
-        return io.NodeOutput(*calibrate.load(calibration, model, denoise))
+        return io.NodeOutput(*calibrations.load(calibration, model, denoise))
 
 
 NODES: list[type[io.ComfyNode]] = [

@@ -18,7 +18,8 @@ from functools import partial
 
 import torch
 
-from ..lab.calibration import calibrate
+from ..lab.calibration.teacher import TEACHER, teacher_sigmas
+from ..lab.metrics import distance
 from ..samplers import sample_multistep
 from ..samplers.sample import sample_recommended
 from ..samplers.solvers.recommended import recommended_sigmas
@@ -63,8 +64,8 @@ def karras(scenario: Scenario, start: float, calls: int) -> list[float]:
 
 
 def converged(scenario: Scenario, model: Counted, x: torch.Tensor, start: float) -> torch.Tensor:
-    fine = calibrate.candidates(scenario.schedule, start, scenario.sigma_min, FINE)
-    return calibrate.TEACHER(model, x, [*fine, 0.0], schedule=scenario.schedule)
+    fine = teacher_sigmas(scenario.schedule, start, scenario.sigma_min, FINE)
+    return TEACHER(model, x, [*fine, 0.0], schedule=scenario.schedule)
 
 
 def results(scenario: Scenario, calls: int) -> Iterator[tuple[str, int, dict[str, float]]]:
@@ -97,14 +98,10 @@ def results(scenario: Scenario, calls: int) -> Iterator[tuple[str, int, dict[str
             case.name,
             left,
             {
-                name: _distance(solver(model, x, sigmas, disable=True), solution)
+                name: distance(solver(model, x, sigmas, disable=True), solution)
                 for name, (solver, sigmas) in solvers.items()
             },
         )
-
-
-def _distance(x: torch.Tensor, solution: torch.Tensor) -> float:
-    return digits.distance(x.flatten(1).double(), solution.flatten(1).double())
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ..lab.metrics import distance
 from ..samplers import RectifiedFlow, VarianceExploding, sample_multistep, sample_singlestep
 from ..samplers.schedules.sigma_lists import TIME_POWERS, in_time, log_snr
 from . import digits
@@ -64,8 +65,7 @@ def compare(
     for spacing, make in lists.items():
         for name, sampler in samplers.items():
             errors = (
-                digits.distance(sampler(model, x, make(calls), disable=True), target)
-                for calls in CALLS
+                distance(sampler(model, x, make(calls), disable=True), target) for calls in CALLS
             )
             print(f"{spacing:24s}{name:20s}" + "".join(f"{e:9.4f}" for e in errors), flush=True)
 

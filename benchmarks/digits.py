@@ -7,14 +7,16 @@ that a solver's error is the solver's alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
 from sklearn.datasets import load_digits
 
+from ..samplers.schedules.networks import DiscreteSchedule
+
 SMOOTHING = 0.25
 FLOW_SHIFT = 3.0
+STABLE_DIFFUSION = DiscreteSchedule.scaled_linear()
 
 Denoiser = Callable[..., torch.Tensor]
 
@@ -83,24 +85,15 @@ def noise(images: int, seed: int = 0, values: int = 64) -> torch.Tensor:
 
 def diffusion_sigmas() -> torch.Tensor:
     """Stable Diffusion's 1000 noise levels, rising."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    alphas_cumprod = torch.cumprod(1.0 - betas, 0)
-    return ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt()
+    count = len(STABLE_DIFFUSION.log_alphas)
+    return STABLE_DIFFUSION.sigma(torch.arange(1, count + 1, dtype=torch.float64) / count)
 
 
 def diffusion_sigma(time: float) -> float:
-    """Stable Diffusion's sigma at a time in (0, 1], between its levels in log sigma."""
-    levels = diffusion_sigmas().log()
-    index = min(max(time * len(levels) - 1.0, 0.0), len(levels) - 1.0)
-    low = min(int(index), len(levels) - 2)
-    return math.exp(float(torch.lerp(levels[low], levels[low + 1], index - low)))
+    """Stable Diffusion's sigma at a time in (0, 1]."""
+    return STABLE_DIFFUSION.sigma_at(time)
 
 
 def flow_sigma(time: float) -> float:
     """The shifted flow's sigma at a time in [0, 1]."""
     return FLOW_SHIFT * time / (1.0 + (FLOW_SHIFT - 1.0) * time)
-
-
-def distance(x: torch.Tensor, converged: torch.Tensor) -> float:
-    """Geometric mean over images of the root mean square distance."""
-    return (x - converged).square().mean(1).sqrt().log().mean().exp().item()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..lab.metrics import geometric_mean, most_steps, rms
 from .peers import Candidate, Run
 from .scenarios import Blank, Counted, GuidedDenoiser, Scenario
 
@@ -47,32 +47,11 @@ class Cell:
         return f"{self.sampler}, {self.scheduler}"
 
 
-def distances(x: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
-    """Root mean square over each image's values, [batch]."""
-    return (x - solution).double().flatten(1).square().mean(1).sqrt()
-
-
-def summary(distances: torch.Tensor) -> tuple[float, float, float]:
-    """Geometric mean, median and 90th percentile."""
-    values = distances.tolist()
-    tiny = torch.finfo(torch.float64).tiny
-    mean = math.exp(statistics.fmean(math.log(max(value, tiny)) for value in values))
-    return mean, statistics.median(values), torch.quantile(distances, 0.9).item()
-
-
-def most_steps(calls: int, calls_of: Callable[[int], int]) -> int:
-    """The most steps that make the most of a budget of calls, 0 if not even one step is within it.
-
-    Args:
-        calls_of: the calls that a number of steps takes; more steps never take fewer.
-    """
-    steps = calls
-    while steps and calls_of(steps) > calls:
-        steps -= 1
-    # Some schedulers make fewer sigmas than they are asked for.
-    while steps and calls_of(steps) < calls_of(steps + 1) <= calls:
-        steps += 1
-    return steps
+def summary(errors: torch.Tensor) -> tuple[float, float, float]:
+    """Geometric mean, median and 90th percentile of the errors of some images."""
+    tiny = torch.finfo(errors.dtype).tiny
+    mean = geometric_mean(errors.clamp_min(tiny))
+    return mean, statistics.median(errors.tolist()), torch.quantile(errors, 0.9).item()
 
 
 def count(scenario: Scenario, candidate: Candidate) -> Callable[[int], int]:
@@ -84,7 +63,7 @@ def count(scenario: Scenario, candidate: Candidate) -> Callable[[int], int]:
         if steps not in known:
             model = Counted(Blank())
             candidate.prepare(scenario, steps)(model, noise)
-            known[steps] = model.calls
+            known[steps] = model.meter.calls
         return known[steps]
 
     return calls_of
@@ -140,12 +119,12 @@ def _cell(
     with torch.inference_mode():
         result = run(counted, noise)
     seconds = time.perf_counter() - started
-    common: dict[str, Any] = {"used": counted.calls, "steps": steps, "seconds": seconds}
-    if counted.calls > calls:
-        return Cell(*who, calls, **common, reason=f"takes {counted.calls} calls")
+    common: dict[str, Any] = {"used": counted.meter.calls, "steps": steps, "seconds": seconds}
+    if counted.meter.calls > calls:
+        return Cell(*who, calls, **common, reason=f"takes {counted.meter.calls} calls")
     if not result.isfinite().all():
         return Cell(*who, calls, **common, reason="the result is not finite")
-    mean, median, p90 = summary(distances(result, solution))
+    mean, median, p90 = summary(rms(result, solution))
     return Cell(*who, calls, **common, mean=mean, median=median, p90=p90)
 
 

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from ..lab.calibration import calibrate
+from ..lab.calibration.teacher import teacher_sigmas
 from ..samplers.catalog import CATALOG, Entry
 from ..samplers.sample import sample, sample_calibrated, sample_recommended
 from ..samplers.schedules.sigma_lists import SPACINGS, TIME_POWERS, in_time
@@ -80,11 +81,10 @@ def calibrated(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
         Counted(scenario.make(classes=FIT_CLASSES)),
         starts[:20],
         starts[20:],
-        scenario.schedule,
-        calibrate.candidates(scenario.schedule, *ends),
-        calls,
         {"recommended": lambda model, x: sampler(model, x, sigmas, disable=True)},
-        batch=len(starts),
+        calibrate.Settings(
+            scenario.schedule, teacher_sigmas(scenario.schedule, *ends), calls, batch=len(starts)
+        ),
     )
     if result.best != calibrate.CALIBRATED:
         return sampler, sigmas

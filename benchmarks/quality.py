@@ -43,7 +43,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from .measure import Cell, best, distances, measure, summary
+from ..lab.metrics import distance
+from .measure import Cell, best, measure
 from .ours import ALWAYS, FAMILY, our_candidates
 from .peers import COMFY, FAMILIES, Candidate, Omitted
 from .report import report
@@ -110,7 +111,7 @@ def reference(name: str, setting: Setting) -> Reference:
         solution, half = (
             converged(scenario, noise, steps) for steps in (scenario.fine, scenario.fine // 2)
         )
-    return Reference(solution, summary(distances(half, solution))[0])
+    return Reference(solution, distance(half, solution))
 
 
 def run(job: Job, setting: Setting, solution: torch.Tensor) -> list[Cell]:

@@ -25,12 +25,13 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
+from ..lab.metrics import distance
 from ..samplers import sample_multistep
 from ..samplers.schedules.sigma_lists import Density, dense
 from ..samplers.solvers.multistep import POWERS
 from ..samplers.solvers.recommended import SOLVERS, Recommendation
 from . import digits
-from .measure import best, distances, measure, summary
+from .measure import best, measure
 from .peers import COMFY, comfy_candidates
 from .scenarios import SCENARIOS, Counted, GuidedDenoiser, Scenario, converged
 
@@ -84,7 +85,7 @@ class Problem:
             disable=True,
             **choice.settings,
         )
-        return summary(distances(made, self.end))[0]
+        return distance(made, self.end)
 
     def yardstick(self, calls: int) -> float:
         """The error of the best of YARDSTICKS."""

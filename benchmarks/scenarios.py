@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 
 from ..demo import network
+from ..lab.metrics import Meter
 from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding, sample_multistep
 from ..samplers.schedules.sigma_lists import flow_first, log_snr
 from . import digits
@@ -85,20 +86,16 @@ class Scenario:
 
 
 class Counted:
-    """A scenario's model as samplers call it, counting.
-
-    Attributes:
-        calls: of the whole batch, so far.
-    """
+    """A scenario's model as samplers call it, counting."""
 
     def __init__(self, model: GuidedDenoiser) -> None:
         self.model = model
-        self.calls = 0
+        self.meter = Meter(limit=math.inf)
 
     def predictions(
         self, x: torch.Tensor, sigma: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.calls += 1
+        self.meter(len(x))
         denoised, free = self.model.predictions(x.double(), sigma)
         return denoised.to(x), free.to(x)
 

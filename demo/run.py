@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..lab.metrics import distance
 from ..tools.server import Graph, HostError, PromptError, Server, start
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,14 +133,14 @@ def cells(server: Server) -> Iterator[Cell]:
         cell = run(server, row, sampler, steps, f"cell{i}")
         if row != ADAPTIVE and cell.calls != steps:
             raise HostError(f"{row} took {cell.calls} model calls for {steps} steps")
-        distance = float(np.sqrt(np.mean((cell.samples - converged) ** 2)))
+        error = distance(torch.from_numpy(cell.samples), torch.from_numpy(converged))
         took = time.monotonic() - began
         print(
             f"{i + 1:3d}/{len(jobs)}  {row:22s} {cell.calls:3d} calls  "
-            f"distance {distance:.4f}  {took:4.1f} s",
+            f"distance {error:.4f}  {took:4.1f} s",
             flush=True,
         )
-        yield Cell(row, cell.samples, cell.calls, distance)
+        yield Cell(row, cell.samples, cell.calls, error)
 
 
 def table(rows: dict[str, list[Cell]]) -> str:

@@ -11,57 +11,28 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
+
+from ..samplers.checks import escaped
+from .metrics import MOST_CALLS, Meter, TooManyCallsError, distance, most_steps
 
 Sigmas = torch.Tensor | Sequence[float]
 Passing = tuple[type[BaseException], ...]
 
-MOST_CALLS = 10_000
-"""No run goes on beyond this: a sampler that chooses its own steps may never end on a broken model."""
-
 SAME_START = 0.01
 """Lists whose first sigmas differ by a larger part than this start from different noise levels."""
 
-REASON_LENGTH = 160
+MOST_RUNS = 120
+"""In one comparison; their grid then takes no more than about 1 GiB."""
 
+MOST_IMAGES = 6
+"""Of a batch that are kept to be shown."""
 
-class TooManyCallsError(RuntimeError):
-    """A run was stopped because it called the model more often than it may."""
+MOST_BYTES = 2**32
+"""That the latents kept for the grid may take."""
 
-
-@dataclass
-class Meter:
-    """Counts the model calls of one run: whoever calls the model calls this first.
-
-    Attributes:
-        dry: the model is not to be called; zeros stand in for what it would give.
-        limit: of calls; one more raises TooManyCallsError.
-        on_call: told the number of calls so far.
-    """
-
-    dry: bool = False
-    limit: int = MOST_CALLS
-    on_call: Callable[[int], object] | None = None
-    calls: int = 0
-
-    def __call__(self) -> None:
-        if self.calls >= self.limit:
-            raise TooManyCallsError(f"stopped after {self.limit} model calls without an end.")
-        self.calls += 1
-        if self.on_call is not None:
-            self.on_call(self.calls)
-
-
-def metered(model: Callable[..., torch.Tensor], meter: Meter) -> Callable[..., torch.Tensor]:
-    """A denoiser `model(x, sigma, **extra_args)` with its calls counted."""
-
-    def counted(x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
-        meter()
-        return torch.zeros_like(x) if meter.dry else model(x, sigma, **extra_args)
-
-    return counted
+REASON_LENGTH, LABEL_LENGTH, LONGEST_TEXT = 160, 100, 200
 
 
 @dataclass(frozen=True)
@@ -80,6 +51,9 @@ class Candidate:
     sample: Callable[[Sigmas, Meter], torch.Tensor]
     spaced: Callable[[int], Sigmas]
     listed: Sigmas | None = None
+
+    def __post_init__(self) -> None:
+        _escape(self, "label")
 
 
 @dataclass(frozen=True)
@@ -110,9 +84,10 @@ class Cell:
     Attributes:
         calls: model calls that were made; 0 where nothing ran.
         seconds: of wall clock, sampling alone.
-        error: distance to the reference (see `distance`); NaN where `failure` says why.
+        error: distance to the reference (see `metrics.distance`); NaN where `failure` says why.
         failure: empty, or a sentence.
         note: what to keep in mind when reading the error; mostly empty.
+        latent: the first MOST_IMAGES of its images.
     """
 
     label: str
@@ -125,6 +100,9 @@ class Cell:
     note: str = ""
     latent: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        _escape(self, "label", "failure", "note")
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -136,23 +114,14 @@ class Reference:
     sigma_start: float
     latent: torch.Tensor = field(repr=False, compare=False)
 
+    def __post_init__(self) -> None:
+        _escape(self, "label")
 
-def distance(latent: torch.Tensor, reference: torch.Tensor) -> float:
-    """Root mean square of the difference per image; of several images the geometric mean.
 
-    The geometric mean, because errors of different images differ by factors: an arithmetic one would
-    be that of the worst image.
-
-    Raises:
-        ValueError: the shapes differ.
-    """
-    if latent.shape != reference.shape:
-        raise ValueError(
-            f"its latent has the shape {list(latent.shape)}, the reference {list(reference.shape)}."
-        )
-    difference = (latent.double().cpu() - reference.double().cpu()).reshape(len(latent), -1)
-    per_image = difference.square().mean(dim=1).sqrt()
-    return float(per_image.log().mean().exp())
+def _escape(frozen: object, *fields: str) -> None:
+    """Texts come from people, files and other packs, and go into tables, logs and pictures."""
+    for name in fields:
+        object.__setattr__(frozen, name, escaped(getattr(frozen, name), LONGEST_TEXT))
 
 
 def prepare(
@@ -166,12 +135,33 @@ def prepare(
     Args:
         budgets: numbers of model calls, rising.
         passing: exceptions that end the whole comparison (the host's interrupt).
+
+    Raises:
+        ValueError: it would be more than MOST_RUNS.
     """
+    check_size(candidates, budgets)
     return [
         job
         for row, candidate in enumerate(candidates)
         for job in _jobs(candidate, row, sorted(set(budgets)), passing)
     ]
+
+
+def check_size(candidates: Sequence[Candidate], budgets: Sequence[int], bytes_: int = 0) -> None:
+    """Raise ValueError if a comparison is larger than MOST_RUNS or MOST_BYTES.
+
+    Args:
+        bytes_: of an image's latents that are kept of each run.
+    """
+    columns = len(set(budgets))
+    runs = sum(1 if candidate.listed is not None else columns for candidate in candidates)
+    most = min(MOST_RUNS, MOST_BYTES // max(bytes_, 1))
+    if runs > most:
+        raise ValueError(
+            f"{len(candidates)} candidates at {columns} numbers of calls are {runs} runs, and memory "
+            f"is kept for {most} of this size: take fewer candidates or numbers of calls"
+            + (", or a smaller latent_image." if most < MOST_RUNS else ".")
+        )
 
 
 def _jobs(
@@ -234,13 +224,9 @@ class _DryRuns:
         Raises:
             ValueError: there is none.
         """
-        steps = budget
-        while (calls := self(steps)) > budget:
-            if steps == 1:
-                raise ValueError(f"it takes at least {calls} model calls.")
-            steps = max(1, min(steps - 1, steps * budget // calls))
-        while self(steps) < budget and self(steps) < self(steps + 1) <= budget:
-            steps += 1
+        steps = most_steps(budget, self)
+        if not steps:
+            raise ValueError(f"it takes at least {self(1)} model calls.")
         return steps
 
 
@@ -321,7 +307,8 @@ def run(
             try:
                 error = distance(latent, reference.latent)
                 note = _note(job.sigmas, reference)
-                cell = replace(cell, error=error, latent=latent, note=note)
+                shown = latent[:MOST_IMAGES].clone()
+                cell = replace(cell, error=error, latent=shown, note=note)
             except ValueError as problem:
                 cell = replace(cell, failure=reason(problem))
         yield cell
@@ -358,7 +345,7 @@ def _note(sigmas: Sigmas, reference: Reference) -> str:
 
 def reason(error: BaseException) -> str:
     """What went wrong, in one short line."""
-    text = " ".join(str(error).split())
+    text = escaped(" ".join(str(error).split()))
     if not isinstance(error, ValueError | RuntimeError | NotImplementedError) or not text:
         text = f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}."
     return text if len(text) <= REASON_LENGTH else text[: REASON_LENGTH - 4].rstrip() + " ..."
@@ -377,10 +364,11 @@ def parse_calls(text: str) -> list[int]:
     if not parts:
         raise ValueError('calls is empty: write numbers of model calls, such as "5, 10, 20".')
     for part in parts:
-        if not (part.isascii() and part.isdigit() and 1 <= int(part) <= MOST_CALLS):
+        whole = part.isascii() and part.isdigit() and len(part) <= 9
+        if not (whole and 1 <= int(part) <= MOST_CALLS):
             raise ValueError(
-                f'calls holds "{part[:40]}", which is no number of model calls: write whole numbers '
-                f'from 1 to {MOST_CALLS} with commas between them, such as "5, 10, 20".'
+                f'calls holds "{escaped(part, 40)}", which is no number of model calls: write whole '
+                f'numbers from 1 to {MOST_CALLS} with commas between them, such as "5, 10, 20".'
             )
     return sorted({int(part) for part in parts})
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .compare import Cell, Reference
+from .compare import MOST_IMAGES, Cell, Reference
 from .table import by_row, column_of, short
 
 PAPER, INK, FAINT, RED = (247, 247, 244), (38, 38, 43), (96, 96, 104), (176, 40, 30)
 EMPTY = (232, 232, 228)
 CELL = 288  # pixels, the width of a cell
-MOST_IMAGES = 6  # of a batch, in one cell
+TALLEST = 2  # times its width
 GAP, MARGIN = 16, 28
 HEAD, CAPTION = 40, 36  # sizes of type; six columns are read at a third of their size
 LINE = 43
@@ -24,7 +24,8 @@ TIGHT = 6  # pixels between the images of a batch
 def mosaic(images: np.ndarray, width: int = CELL) -> np.ndarray:
     """The images of a batch as one picture of a given width.
 
-    They are scaled down smoothly, and up by whole pixels, so that small ones keep their own.
+    They are scaled down smoothly, and up by whole pixels, so that small ones keep their own. The
+    picture is at most TALLEST times as high as wide.
 
     Args:
         images: [batch, height, width, 3], from 0 to 1.
@@ -37,9 +38,14 @@ def mosaic(images: np.ndarray, width: int = CELL) -> np.ndarray:
     images = images[:MOST_IMAGES]
     count, high, wide, _ = images.shape
     columns = _columns(count, high, wide)
-    each = (width - (columns - 1) * TIGHT) // columns
-    size = (each, max(1, round(each * high / wide)))
-    way = Image.Resampling.NEAREST if each >= wide else Image.Resampling.LANCZOS
+    rows = math.ceil(count / columns)
+    most = (
+        (width - (columns - 1) * TIGHT) // columns,
+        (TALLEST * width - (rows - 1) * TIGHT) // rows,
+    )
+    scale = min(most[0] / wide, most[1] / high)
+    size = (max(1, round(scale * wide)), max(1, round(scale * high)))
+    way = Image.Resampling.NEAREST if size[0] >= wide else Image.Resampling.LANCZOS
     bytes_ = (np.clip(images, 0.0, 1.0) * 255.0).round().astype(np.uint8)
     tiles = np.stack([np.asarray(Image.fromarray(one).resize(size, way)) for one in bytes_])
     missing = -count % columns
@@ -71,7 +77,7 @@ def _columns(count: int, high: int, wide: int) -> int:
 def grid(
     cells: Sequence[Cell],
     budgets: Sequence[int],
-    images: Mapping[int, np.ndarray],
+    mosaics: Mapping[int, np.ndarray],
     reference: Reference,
     reference_image: np.ndarray,
     remark: str = "",
@@ -79,8 +85,7 @@ def grid(
     """The grid: the reference first, then a row for each candidate with its name above.
 
     Args:
-        images: index into `cells` -> [batch, height, width, 3], from 0 to 1; cells without are empty,
-            and say why.
+        mosaics: index into `cells` -> its `mosaic`; cells without are empty, and say why.
         reference_image: [batch, height, width, 3].
         remark: a line beside the reference.
 
@@ -107,12 +112,12 @@ def grid(
         for cell in row:
             x = MARGIN + column_of(cell, budgets) * (CELL + GAP)
             below = y + HEAD + 16
-            image = images.get(places[id(cell)])
+            image = mosaics.get(places[id(cell)])
             if image is None:
                 draw.rectangle((x, below, x + CELL - 1, below + tall - 1), EMPTY)
                 _wrapped(draw, (x + 10, below + 8), cell.failure or "no picture", caption, tall)
             else:
-                canvas.paste(Image.fromarray(mosaic(image)).crop((0, 0, CELL, tall)), (x, below))
+                canvas.paste(Image.fromarray(image).crop((0, 0, CELL, tall)), (x, below))
             _captions(draw, (x, below + tall + 6), cell, caption)
     return np.asarray(canvas).copy()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..samplers.checks import escaped
 from ..samplers.plan import DENOISED, Plan
 from ..samplers.schedules.process import NoiseSchedule, RectifiedFlow
 from .compare import Cell, Reference
@@ -81,9 +82,10 @@ def convergence(cells: Sequence[Cell], budgets: Sequence[int], reference: Refere
         "Distance to the converged latent",
         f"reference: {reference.label}, {reference.calls} calls",
     )
-    figure.legend(
+    # The labels are put in later: matplotlib leaves out those that begin with _.
+    shown = figure.legend(
         handles,
-        labels,
+        ["label"] * len(labels),
         loc="lower left",
         bbox_to_anchor=(0.05, 0.01),
         ncols=columns,
@@ -94,7 +96,16 @@ def convergence(cells: Sequence[Cell], budgets: Sequence[int], reference: Refere
         columnspacing=1.6,
         labelspacing=0.35,
     )
+    for text, label in zip(shown.get_texts(), labels, strict=True):
+        text.set_text(label)
+        _plain(text)
     return _pixels(figure)
+
+
+def _plain(text: Any) -> None:
+    """Show a text as it is: `$` is no formula."""
+    text.set_parse_math(False)
+    text.set_usetex(False)
 
 
 def _legend(row: Sequence[Cell]) -> str:
@@ -188,7 +199,7 @@ def sigmas(
     if plan is not None:
         _weights_panel(place(weights), plan, schedule)
     elif remark:
-        figure.text(0.04, 0.3 / height, remark, fontsize=SMALL, color=FAINT)
+        _plain(figure.text(0.04, 0.3 / height, escaped(remark, 200), fontsize=SMALL, color=FAINT))
     for axes in figure.axes:
         _decorate(axes)
         axes.set_xlim(-0.02 * len(levels) - 0.1, len(levels) - 1 + 0.02 * len(levels) + 0.1)
@@ -371,7 +382,8 @@ def _title(figure: Any, height: float, title: str, below: str) -> None:
         fontweight="bold",
         va="baseline",
     )
-    figure.text(0.04, 1.0 - 0.72 / height, below, fontsize=SMALL, color=FAINT, va="baseline")
+    height_of_below = 1.0 - 0.72 / height
+    _plain(figure.text(0.04, height_of_below, below, fontsize=SMALL, color=FAINT, va="baseline"))
 
 
 def _decorate(axes: Any) -> None:

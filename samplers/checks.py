@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import unicodedata
 from numbers import Real
+
+UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
+"""Categories of characters that break a line, or that no file, log or picture can hold."""
+
+
+def escaped(text: str, most: int | None = None) -> str:
+    """Text from outside as it can stand in a message, a file or a picture: in one line, of at most
+    this many characters."""
+    if most is not None and len(text) > most:
+        text = text[: most - 3] + "..."
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in UNSHOWN else c
+        for c in text
+    )
+
+
+def quoted(value: object) -> str:
+    """Any value from outside, as it can stand in a message."""
+    return escaped(repr(value), 60)
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     """Raise ValueError where the value is not among the allowed ones."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, not {value!r}.")
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(str, allowed))}, not {quoted(value)}."
+        )
 
 
 def at_least(name: str, value: float, least: float) -> None:
     """Raise ValueError where the value is no number, or below `least`."""
     if not (isinstance(value, Real) and value >= least):
-        raise ValueError(f"{name} must be a number of at least {least:g}, not {value!r}.")
+        raise ValueError(f"{name} must be a number of at least {least:g}, not {quoted(value)}.")
 
 
 def between(name: str, value: float, least: float, most: float) -> None:
     """Raise ValueError where the value is no number, or beyond its bounds."""
     if not (isinstance(value, Real) and least <= value <= most):
-        raise ValueError(f"{name} must be a number from {least:g} to {most:g}, not {value!r}.")
+        raise ValueError(
+            f"{name} must be a number from {least:g} to {most:g}, not {quoted(value)}."
+        )

@@ -142,13 +142,14 @@ class Transition(NamedTuple):
         noise = end.sigma * math.sqrt(eta * math.expm1(2.0 * h)) if eta else 0.0
         return cls(h, end.alpha / start.alpha, -(1.0 + eta) * end.sigma * h, h, noise)
 
-    def weights(self, nodes: Sequence[float], rule: Rule) -> tuple[float, ...]:
+    def weights(self, nodes: Sequence[float], rule: Rule, reach: float = 1.0) -> tuple[float, ...]:
         """Weights of the model outputs at sigma_s and at other nodes.
 
         Args:
             nodes: `distance` of the other nodes from sigma_s; their outputs and the one at sigma_s
                 define the polynomial.
             rule: which multiple of which phi goes with D_0, D_1, ...; "adams" knows EXACT alone.
+            reach: the share of the way up to which the polynomial is read: m(reach tau) for m(tau).
 
         Returns:
             One weight for sigma_s, then one for each of the nodes.
@@ -163,7 +164,8 @@ class Transition(NamedTuple):
                 math.factorial(k) * factor * phi(index, self.z)
                 for k, (index, factor) in zip(range(len(theta)), rule, strict=False)
             ]
-        return _vandermonde(theta, [self.scale * moment for moment in moments])
+        moments = [self.scale * moment * reach**k for k, moment in enumerate(moments)]
+        return _vandermonde(theta, moments)
 
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)  # exact to rounding over twenty decades

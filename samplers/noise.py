@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from .devices import to_device
@@ -22,9 +23,8 @@ NoiseDevice = Literal["cpu", "gpu"]
 Seed = int | Sequence[int] | None
 
 TIME_SCALE = 16.0
-RESOLUTION = 1e-6
-NODES_KEPT = 26
-"""Of each path's binary tree, as many latents: its depth and a few more. Fewer would be drawn anew."""
+DIGITS = 6
+RESOLUTION = 10.0**-DIGITS
 
 
 class Noise(Protocol):
@@ -43,10 +43,13 @@ def noise_of(noise_sampler: NoiseSampler, x: torch.Tensor) -> Noise:
 
 
 class BrownianNoise:
-    """Increments of Brownian motions, from torchsde, divided by their standard deviation.
+    """Increments of Brownian motions, divided by their standard deviation.
 
     The path's time is tanh(lambda_ / 16): from -1 to 1 for every schedule, and even enough in between
     that the steps of any solver are far apart.
+
+    Between two calls no latent is kept; during a call there are the result and at most four latents of
+    one image.
 
     Args:
         x: [batch, ...], whose shape, dtype and device the noise has.
@@ -58,7 +61,6 @@ class BrownianNoise:
             device, which is faster for large latents.
 
     Raises:
-        ImportError: torchsde is not installed.
         ValueError: a seed is no whole number, or their number is not the batch's.
     """
 
@@ -69,32 +71,22 @@ class BrownianNoise:
         seed: Seed = None,
         device: NoiseDevice = "cpu",
     ) -> None:
-        interval = _brownian_interval()
-        self.dtype, self.device = x.dtype, x.device
+        self.shape, self.dtype, self.device = x.shape, x.dtype, x.device
         self.schedule = schedule
-        self.paths = [
-            interval(
-                -1.0,
-                1.0,
-                size=tuple(x.shape[1:]),
-                dtype=torch.float32,  # whatever x is: the same path in every precision
-                device=x.device if device == "gpu" else torch.device("cpu"),
-                entropy=entropy,
-                tol=RESOLUTION,
-                cache_size=NODES_KEPT,
-                halfway_tree=True,  # the path then does not depend on which intervals are asked for
-            )
-            for entropy in entropies(seed, len(x))
-        ]
+        self.drawn_on = x.device if device == "gpu" else torch.device("cpu")
+        self.entropies = entropies(seed, len(x))
 
     def __call__(self, sigma: float, sigma_next: float) -> torch.Tensor:
         start, end = self.time(sigma), self.time(sigma_next)
         first, last = min(start, end), max(start, end)
         if first == last:  # nearer to each other than the path is resolved
             first, last = (first, first + 1) if first < 0 else (first - 1, first)
-        increments = [path(first * RESOLUTION, last * RESOLUTION) for path in self.paths]
-        scale = math.copysign(1.0, end - start) / math.sqrt((last - first) * RESOLUTION)
-        return to_device(torch.stack(increments).mul_(scale), self.device, self.dtype)
+        # float32 whatever x is: the same path in every precision
+        noise = torch.zeros(self.shape, dtype=torch.float32, device=self.drawn_on)
+        for image, entropy in zip(noise, self.entropies, strict=True):
+            add_increment(image, entropy, first * RESOLUTION, last * RESOLUTION)
+        noise.mul_(math.copysign(1.0, end - start) / math.sqrt((last - first) * RESOLUTION))
+        return to_device(noise, self.device, self.dtype)
 
     def time(self, sigma: float) -> int:
         """The path's time, in multiples of its resolution."""
@@ -119,12 +111,53 @@ def entropies(seed: Seed, batch: int) -> list[int]:
     return words
 
 
-def _brownian_interval() -> Any:
-    try:
-        from torchsde import BrownianInterval
-    except ImportError as error:
-        raise ImportError(
-            "eta above 0 draws its noise with the package torchsde, which is not installed: run "
-            "`pip install torchsde`, or pass a noise_sampler."
-        ) from error
-    return BrownianInterval
+class Part(NamedTuple):
+    """An interval of a path's binary tree: its ends, the path's increment over it, and its place."""
+
+    left: float
+    right: float
+    increment: torch.Tensor
+    place: int = 0
+    depth: int = 0
+
+
+def add_increment(total: torch.Tensor, entropy: int, start: float, end: float) -> None:
+    """Add W(end) - W(start) of a Brownian motion W on [-1, 1] to a tensor, in place.
+
+    W is fixed by its entropy: the increment over an interval is drawn first, and then that over its
+    left half, given the whole (a Brownian bridge), each from a seed of its own. Parts that lie within
+    [start, end] are added up on the way down, so that none of the tree is kept. The paths are those
+    of torchsde's BrownianInterval with halfway_tree, which keeps some thirty latents of each.
+
+    Args:
+        start, end: multiples of RESOLUTION.
+    """
+    start, end = round(start, DIGITS), round(end, DIGITS)
+
+    def covered(part: Part) -> bool:
+        return start <= part.left and part.right <= end
+
+    waiting = [Part(-1.0, 1.0, _randn(total, entropy).mul_(math.sqrt(2.0)))]
+    while waiting:
+        part = waiting.pop()
+        if covered(part):
+            total.add_(part.increment)
+            continue
+        left, right, whole, place, depth = part
+        middle = round(0.5 * (left + right), DIGITS)
+        share = (middle - left) / (right - left)
+        half = _randn(total, entropy, (place, depth))
+        half.mul_(math.sqrt((middle - left) * (1.0 - share))).add_(whole, alpha=share)
+        halves = (
+            Part(left, middle, half, 2 * place, depth + 1),
+            Part(middle, right, whole.sub_(half), 2 * place + 1, depth + 1),
+        )
+        # Covered parts come first of all, and are free again.
+        waiting += sorted((p for p in halves if p.left < end and start < p.right), key=covered)
+
+
+def _randn(like: torch.Tensor, entropy: int, key: tuple[int, ...] = ()) -> torch.Tensor:
+    """Normal numbers, shaped like a tensor and on its device, from a seed of their own."""
+    seeds = np.random.SeedSequence(entropy, spawn_key=key, pool_size=8)
+    generator = torch.Generator(like.device).manual_seed(int(seeds.generate_state(1)[0]))
+    return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

@@ -212,8 +212,9 @@ def read_sigmas(
             )
         if sigma > limit:
             raise ValueError(
-                f"sigmas[{i}] is {sigma:g}, but sigmas of a {type(schedule).__name__} model end at "
-                f"{limit:g}: use a scheduler made for this model."
+                f"sigmas[{i}] is {sigma:g}, and a flow model has none above {limit:g}, where all is "
+                "noise: take a scheduler made for this model, and in nodes that multiply sigmas "
+                "(MultiplySigmas) a factor of at most 1."
             )
     falls = any(b < a for a, b in pairwise(values))
     rises = any(b > a for a, b in pairwise(values))

@@ -71,10 +71,12 @@ def sample_multistep(
             "exact" integrates the interpolation polynomial exactly and is truly of its order.
         lower_order_final: whether the k-th interval from the end (a final zero aside) has at most
             order k: "on", "off", or "auto", on below 10 intervals.
-        lower_long_steps: whether a step that is far longer in lambda_ than the one before it (over 2,
-            and over 3 times as long), with which lists even in time may end, has order 1, unless
-            lower_order_final is "off". It is better so on flows and with eta above 0, and hosts set
-            it there; False keeps to the published formula. The exact order 3 does so in any case.
+        lower_long_steps: whether a step that is longer in lambda_ than the one before has order 2 at
+            most, and less of its second order the longer it is (see `long_steps`). Lists that are even
+            in time end with such a step, over which the published formula may be farther off than
+            Euler's. Hosts set it. False keeps to the published formula, and so does lower_order_final
+            "off". Exact weights of order 3 and 4 heed long steps in any case unless that is "off", and
+            so does the corrector, which leaves out what is too long for it.
         schedule: `VarianceExploding()` (default) or `RectifiedFlow()`.
         thresholding: (ratio, maximum) of dynamic thresholding, for pixel-space models.
         eta: 0 solves the ODE; above, fresh noise takes the place of some of the state's. 1 is the
@@ -96,7 +98,6 @@ def sample_multistep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or two settings don't go together.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     options = Multistep(
         algorithm=algorithm,
@@ -140,6 +141,7 @@ def sample_singlestep(
     order: int = 2,
     solver_type: str = "dpmsolver",
     grouping: str = "fast",
+    lower_long_steps: bool = False,
     eta: float = 0.0,
     s_noise: float = 1.0,
     noise_device: str = "cpu",
@@ -157,6 +159,10 @@ def sample_singlestep(
         solver_type: "dpmsolver" ("midpoint"), or "taylor" ("heun") and "exact", the same here.
         grouping: "fast", as published, ends in shorter groups; "fixed" uses groups of `order` and
             the remainder as one, which keeps order 3.
+        lower_long_steps: whether a group is taken as shorter ones where an interval is longer in
+            lambda_ than the one before, or an inner node too far for the algorithm (see `long_steps`).
+            Hosts set it; False keeps to the published groups. With rising sigmas, of which there is no
+            published run, it has no effect: they always have such groups.
         eta: multiplies the standard deviation of the SDE's noise, as in ancestral samplers; for
             orders 1 and 2. At 0 and 1 it means what it means in `sample_multistep`. Between, what is
             left of the start in the result converges at order 1 alone; their distribution does not
@@ -169,13 +175,13 @@ def sample_singlestep(
 
     Raises:
         ValueError: sigmas or a setting is out of its range, or eta is above 0 at order 3.
-        ImportError: eta is above 0 without a noise_sampler, and torchsde is not installed.
     """
     options = Singlestep(
         algorithm=algorithm,
         order=order,
         solver_type=solver_type,
         grouping=grouping,
+        lower_long_steps=lower_long_steps,
         eta=eta,
         s_noise=s_noise,
         noise_device=noise_device,
@@ -247,9 +253,8 @@ def sample_calibrated(
     Raises:
         ValueError: other sigmas, or a model of another kind.
     """
-    options = Calibrated(calibration=calibration)
     schedule = calibration.schedule() if schedule is None else schedule
-    calibration.fits(schedule)  # before the sigmas are found to be another model's
+    options = Calibrated(calibration=calibration).on(schedule)
     return sample(options, model, x, sigmas, extra_args, callback, disable, schedule=schedule)
 
 

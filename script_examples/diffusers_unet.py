@@ -80,16 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=4, metavar="N")
     options = parser.parse_args(arguments)
 
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
-    alphas_cumprod = torch.cumprod(1.0 - betas, 0)
+    schedule = DiscreteSchedule.scaled_linear()  # Stable Diffusion's
     unet = make_unet()
-    train(unet, alphas_cumprod, options.train_steps)
+    train(unet, (2.0 * schedule.log_alphas).exp(), options.train_steps)
     unet.eval()
 
     # What the network needs to be sampled: itself, as a function, and its noise schedule.
-    model = NetworkDenoiser(
-        lambda z, t: unet(z, t).sample, DiscreteSchedule.from_alphas_cumprod(alphas_cumprod)
-    )
+    model = NetworkDenoiser(lambda z, t: unet(z, t).sample, schedule)
     x = model.noise((options.images, 1, SIZE, SIZE), seed=0)
 
     def sample(calls: int, order: int = 2) -> torch.Tensor:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import math
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,13 @@ import comfy.samplers
 import torch
 
 from ...samplers.catalog import CATALOG
+from ...samplers.log import LOG
 from ...samplers.noise import NoiseSampler
 from ...samplers.options import Options
 from ...samplers.sample import sample as run
 from ...samplers.solvers.recommended import Recommended
 from ..model import RECOMMENDED
+from .hints import hint
 from .model import ComfyModel
 
 SCHEDULER_NAMES = {
@@ -29,6 +30,13 @@ SCHEDULER_NAMES = {
     "dpm_solver_recommended": RECOMMENDED,
 }
 """Our names in the host's scheduler menus -> the spacing; permanent, as workflows hold them."""
+
+NOISE_SETTINGS = ("eta", "s_noise", "noise_sampler", "noise_device")
+FREE_SETTINGS = (
+    *("solver_type", "lower_order_final", "grouping", "thresholding", "max_calls"),
+    *("rtol", "atol", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety"),
+)
+"""What other packs may set in a run, where the sampler has it; see `_signature`."""
 
 
 def sampler(options: Options) -> comfy.samplers.KSAMPLER:
@@ -50,6 +58,7 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
         extra_args: Mapping[str, Any] | None = None,
         callback: Callable[[dict[str, Any]], object] | None = None,
         disable: bool | None = None,
+        *,
         noise_sampler: NoiseSampler | None = None,
         **settings: Any,
     ) -> torch.Tensor:
@@ -58,7 +67,7 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
         unconditional = None
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
-        _remark(options, host_model, sigmas)
+        hint(options, host_model.model_sampling, sigmas)
         return run(
             replace(options, **settings).on(schedule),
             model,
@@ -73,28 +82,40 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
         )
 
     sample.options = options  # type: ignore[attr-defined]  # see options_of
+    sample.__signature__ = _signature(sample, options)  # type: ignore[attr-defined]
     return sample
 
 
-def _remark(options: Options, model: ComfyModel, given: torch.Tensor) -> None:
-    """Say in the log what is no error, but perhaps not what was meant."""
-    own = given.tolist()
-    if len(own) > 1 and own[0] < own[-1]:
-        logging.info("DPM-Solver: the sigmas rise, so that this run goes from image to noise.")
-    whole = len(own) > 1 and math.isclose(own[0], model.own_sigma_max, rel_tol=1e-3)
-    if isinstance(options, Recommended) and whole:
-        measured = torch.FloatTensor(model.sigmas(RECOMMENDED, len(own) - 1))
-        if not torch.allclose(measured, torch.FloatTensor(own), rtol=1e-3, atol=1e-6):
-            logging.warning(
-                "dpm_solver++_recommended runs with other sigmas than those it was measured with: "
-                "for them set the scheduler to dpm_solver_recommended, or connect the SIGMAS of "
-                "DPM++ (recommended)."
+def _signature(function: Callable[..., Any], options: Options) -> inspect.Signature:
+    """What other packs may set in a run, which they read off a sampler function's signature.
+
+    Some set all that is shown, at values of their own. So what would make the sampler another one is
+    not shown: noise where it adds none, and a setting that is not at its default.
+    """
+    usual = {field.name: field.default for field in fields(options)}
+    free = [
+        name for name in FREE_SETTINGS if name in usual and getattr(options, name) == usual[name]
+    ]
+    if options.stochastic:
+        free += NOISE_SETTINGS
+    own = inspect.signature(function).parameters.values()
+    called_with = [one for one in own if one.kind is one.POSITIONAL_OR_KEYWORD]
+    return inspect.Signature(
+        called_with
+        + [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=getattr(options, name, None)
             )
+            for name in free
+        ]
+    )
 
 
 def options_of(sampler: Any) -> Options | None:
     """The settings of a SAMPLER of ours; None for another's."""
     function = getattr(sampler, "sampler_function", None)
+    if hasattr(function, "__wrapped__"):  # by another pack, which may change what it is called with
+        return None
     options = getattr(function, "options", None)
     return options if isinstance(options, Options) else None
 
@@ -104,24 +125,26 @@ def _unconditional(
 ) -> tuple[dict[str, Any], Callable[[], torch.Tensor]]:
     """Arguments under which the host's guider shows its unconditional prediction, and a look at it.
 
-    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++.
+    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++. As
+    there, the last one stays where a cache (LazyCache) answers a call in the guider's place.
     """
     last: torch.Tensor | None = None
 
     def keep(args: Mapping[str, Any]) -> torch.Tensor:
         nonlocal last
-        last = None if args.get("uncond") is None else args["uncond_denoised"]
+        if args.get("uncond") is not None:
+            last = args["uncond_denoised"]
+        elif last is not None:  # guidance was switched off within the run
+            last = args["denoised"]
         return args["denoised"]
 
     def look() -> torch.Tensor:
-        nonlocal last
-        found, last = last, None
-        if found is None:
+        if last is None:
             raise ValueError(
                 "A CFG++ sampler needs the prediction for a negative prompt, and this guider makes "
                 "none: use CFGGuider or KSampler, or a sampler without cfg_pp."
             )
-        return found
+        return last
 
     model_options = comfy.model_patcher.set_model_options_post_cfg_function(
         dict(extra_args.get("model_options", {})), keep, disable_cfg1_optimization=True
@@ -160,7 +183,7 @@ def _check_alone(registered: Any) -> None:
         return
     other, here = Path(code.co_filename).parents[2], Path(__file__).parents[2]
     if other.resolve() != here.resolve():
-        logging.warning(f"DPM-Solver is installed twice: in {other} and in {here}. Remove one.")
+        LOG.warning(f"DPM-Solver is installed twice: in {other} and in {here}. Remove one.")
 
 
 def _append(names: list[str], name: str) -> None:

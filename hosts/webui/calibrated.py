@@ -5,7 +5,6 @@ DPM-Solver Calibrate in ComfyUI makes them. Each is a sampler that brings its ow
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from modules import paths, sd_samplers_kdiffusion
 
 from ...lab.calibration import files
 from ...samplers.integrate import Callback
+from ...samplers.log import LOG
 from ...samplers.sample import sample
 from ...samplers.solvers.fitted import Calibrated
 from .model import WebuiModel
-
-LOG = logging.getLogger("dpm_solver_nodes")
 
 FOLDER, PATTERN = "dpm_solver", "*.safetensors"
 
@@ -31,31 +29,32 @@ def calibrations() -> dict[str, Path]:
     change keeps it, and others that would be called the same are numbered. A file that can't be used
     is left out, and the log says why.
     """
-    found: dict[str, Path] = {}
-    taken: set[str] = set()
-    there = sorted((Path(paths.models_path) / FOLDER).glob(PATTERN))
-    for path in sorted(there, key=lambda path: label_of(path) != path.stem):
+    labels: dict[Path, str] = {}
+    for path in sorted((Path(paths.models_path) / FOLDER).glob(PATTERN)):
         try:
-            files.load(path)
+            labels[path] = label_of(path, files.load(path).fitted.stopped)
         except ValueError as error:
             LOG.warning("No sampler is made of a calibration: %s", error)
-            continue
-        label, number = label_of(path), 2
+    found: dict[str, Path] = {}
+    taken: set[str] = set()
+    for path in sorted(labels, key=lambda path: labels[path] != path.stem):
+        label, number = labels[path], 2
         while label.casefold() in taken:  # the host finds samplers by lower case, too
-            label, number = f"{label_of(path)}_{number}", number + 1
+            label, number = f"{labels[path]}_{number}", number + 1
         taken.add(label.casefold())
         found[f"DPM-Solver(calibrated-{label})"] = path
     return dict(sorted(found.items()))
 
 
-def label_of(path: Path) -> str:
-    """A file's name as part of a sampler's.
+def label_of(path: Path, stopped: bool) -> str:
+    """A file's name as part of a sampler's, which says if the calibration was stopped unmeasured.
 
     It holds no space, before which the host splits off a schedule type, no comma, at which X/Y/Z plot
     splits its values, and nothing that can't be printed or encoded.
     """
     kept = (char if char.isprintable() and char != "," else " " for char in path.stem)
-    return "_".join("".join(kept).split())
+    label = "_".join("".join(kept).split())
+    return label + files.UNMEASURED if stopped and files.UNMEASURED not in label else label
 
 
 class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
+from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 
+from ...samplers.checks import escaped, quoted
+from ...samplers.devices import as_float64
 from ...samplers.plan import Weights
 from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
 
 FORMAT = "dpm_solver_calibration"
 VERSION = 1
 EXTENSION = ".safetensors"
+
+UNMEASURED = "_unmeasured"
+"""Ends the name of a calibration that was stopped."""
 
 LONGEST_NAME = 100
 """In bytes."""
@@ -31,28 +38,36 @@ DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
 MOST_OUTPUTS, MOST_BYTES = 16, 1 << 20
 """Larger files are no calibrations."""
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+MOST_ERRORS, LONGEST_TEXT, MOST_COUNT = 16, 60, 10**12
+"""Of what a file says of its origin: how many errors, characters of a name, and seeds or calls."""
+
 UNREADABLE = (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
 """What the content of a damaged or of a forged file may lead to."""
 
 
-def free_path(folder: Path, name: str) -> Path:
+def free_path(folder: Path, name: str, mark: str = "") -> Path:
     """A file of this name, or of this name and a number, that is not there yet.
 
     The file can be copied to any other system: names that differ in case alone are one name.
+
+    Args:
+        mark: what is added to the name.
 
     Raises:
         ValueError: the name would lead elsewhere, or is none that every system can hold.
     """
     stem = name.removesuffix(EXTENSION)
-    if len(stem.encode()) > LONGEST_NAME:
-        raise ValueError(f"name is longer than {LONGEST_NAME} bytes: {name[:60]!r}...; shorten it.")
     if not re.fullmatch(r"\w[\w .\-+]*", stem) or stem.endswith((" ", ".")):
         raise ValueError(
-            f"name is {name!r}: use letters, digits, spaces, and . _ - + alone, begin with a letter "
-            "or a digit, and end with no dot or space."
+            f"name is {quoted(name)}: use letters, digits, spaces, and . _ - + alone, begin with a "
+            "letter or a digit, and end with no dot or space."
         )
+    if len(stem.encode()) > LONGEST_NAME:
+        raise ValueError(f"name is longer than {LONGEST_NAME} bytes: {quoted(name)}; shorten it.")
     if stem.partition(".")[0].rstrip().upper() in DEVICES:
-        raise ValueError(f"name is {name[:60]!r}, which Windows keeps for a device: take another.")
+        raise ValueError(f"name is {quoted(name)}, which Windows keeps for a device: take another.")
+    stem += mark
     taken = {path.name.casefold() for path in folder.iterdir()} if folder.is_dir() else set()
     path, number = folder / f"{stem}{EXTENSION}", 2
     while path.name.casefold() in taken:
@@ -85,8 +100,8 @@ def save(calibration: Calibration, path: Path) -> None:
         "fitted": json.dumps(asdict(calibration.fitted)),
     }
     tensors = {
-        "sigmas": torch.tensor(calibration.sigmas, dtype=torch.float64),
-        "weights": torch.tensor(rows, dtype=torch.float64),
+        "sigmas": as_float64(calibration.sigmas),
+        "weights": as_float64(np.array(rows)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
@@ -97,36 +112,48 @@ def load(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises:
-        ValueError: the file is no calibration, is damaged, or is of a later version.
+        ValueError: the file is no calibration, is damaged, is of a later version, or is not there.
     """
+    file_name = escaped(path.name)
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError("it is too large to be one.")
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError("it holds something else.")
-            if metadata.get("version") != str(VERSION):
-                raise ValueError(
-                    f"it is of version {str(metadata.get('version'))[:20]}, and this pack reads "
-                    f"{VERSION}: "
-                    "update the pack."
-                )
-            sigmas = _numbers(file.get_tensor("sigmas"), 1)
-            rows = _numbers(file.get_tensor("weights"), 2)
-            fitted = _fitted(json.loads(metadata.get("fitted", "{}")))
+        # Not by its name: safetensors opens no file whose name is no UTF-8.
+        content = path.read_bytes()
+        tensors, metadata = from_bytes(content), _metadata(content)
+        if metadata.get("format") != FORMAT:
+            raise ValueError("it holds something else.")
+        if metadata.get("version") != str(VERSION):
+            raise ValueError(
+                f"it is of version {escaped(str(metadata.get('version')), 20)}, and this pack "
+                f"reads {VERSION}: update the pack."
+            )
+        sigmas, rows = _numbers(tensors["sigmas"], 1), _numbers(tensors["weights"], 2)
+        fitted = _fitted(metadata.get("fitted", "{}"))
         steps = tuple(
             Weights(row[0], tuple(row[1 : 2 + min(i, len(row) - 2)])) for i, row in enumerate(rows)
         )
         return Calibration(metadata.get("kind", ""), tuple(sigmas), steps, fitted)
     except safetensors.SafetensorError:
         raise ValueError(
-            f"{path.name} is no calibration that can be used: it is no safetensors file, or was "
+            f"{file_name} is no calibration that can be used: it is no safetensors file, or was "
             "damaged in copying; copy it again, or choose another."
         ) from None
+    except OSError as error:
+        raise ValueError(
+            f"{file_name} is no calibration that can be used: it can't be read "
+            f"({error.strerror or 'no reason is given'}); copy it again, or choose another."
+        ) from None
     except UNREADABLE as error:
-        why = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path.name} is no calibration that can be used: {why}") from None
+        why = escaped(" ".join(str(error).split()), 200)
+        raise ValueError(f"{file_name} is no calibration that can be used: {why}") from None
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """That of a safetensors file, which has been read already and so is one."""
+    length = int.from_bytes(content[:8], "little")
+    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return found
 
 
 def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
@@ -134,19 +161,37 @@ def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
     fits = tensor.ndim == dimensions and all(
         size <= limit for size, limit in zip(tensor.shape, most, strict=True)
     )
-    if not fits or not tensor.is_floating_point() or tensor.numel() == 0:
+    if not fits or tensor.dtype not in DTYPES or tensor.numel() == 0:
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is not what it should hold.")
     return tensor.to(torch.float64).tolist()
 
 
-def _fitted(given: object) -> Fitted:
-    if not isinstance(given, Mapping):
-        raise ValueError("what it says of its origin can't be read.")
+def _fitted(text: str) -> Fitted:
+    """What a file says of its origin: whoever made the file may have written anything there."""
+    try:
+        return _read_fitted(json.loads(text))
+    except (AttributeError, *UNREADABLE):
+        raise ValueError("what it says of its origin can't be read.") from None
+
+
+def _read_fitted(given: Any) -> Fitted:
     guidance = given.get("guidance")
+    seeds, model_calls = (int(given.get(name, 0)) for name in ("seeds", "model_calls"))
+    errors = {_text(name): float(value) for name, value in given.get("errors", {}).items()}
+    numbers = (0.0 if guidance is None else float(guidance), *errors.values())
+    if not 0 <= min(seeds, model_calls) <= max(seeds, model_calls) <= MOST_COUNT:
+        raise ValueError
+    if len(errors) > MOST_ERRORS or any(map(math.isnan, numbers)):
+        raise ValueError
     return Fitted(
-        model=str(given.get("model", "")),
+        model=_text(given.get("model", "")),
         guidance=None if guidance is None else float(guidance),
-        seeds=int(given.get("seeds", 0)),
-        model_calls=int(given.get("model_calls", 0)),
-        errors={str(name): float(value) for name, value in dict(given.get("errors", {})).items()},
+        seeds=seeds,
+        model_calls=model_calls,
+        errors=errors,
+        stopped=bool(given.get("stopped", False)),
     )
+
+
+def _text(given: object) -> str:
+    return escaped(str(given), LONGEST_TEXT)

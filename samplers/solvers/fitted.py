@@ -12,9 +12,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..coefficients import EXACT
 from ..options import Options
-from ..plan import Grid, Plan, Step, Weights, prediction
+from ..plan import LARGEST, SMALLEST, Grid, Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule, RectifiedFlow, VarianceExploding
 
 FEW_CALLS = 8
@@ -31,7 +33,13 @@ SAME_SIGMA = 1e-4
 FURTHEST = 20.0
 """In lambda_: noise beyond this hides all there is."""
 
-MOST_CALLS = 1000
+MOST_CALLS = 100
+
+LARGEST_WEIGHT = 1e6
+"""Of a state, and of a slope as a part of the largest sigma."""
+
+MOST_AMPLIFIED = 1e6
+"""How large a state may become with a model whose outputs are of size 1, as a part of what it is."""
 
 SCHEDULES: dict[str, type[NoiseSchedule]] = {
     "diffusion": VarianceExploding,
@@ -50,6 +58,7 @@ class Fitted:
         model_calls: single-image model calls that the fit took.
         errors: on held-out seeds, solver -> geometric mean over images of the root mean square
             distance to the converged image.
+        stopped: the calibration was stopped before it was done, and not measured.
     """
 
     model: str = ""
@@ -57,11 +66,12 @@ class Fitted:
     seeds: int = 0
     model_calls: int = 0
     errors: Mapping[str, float] = field(default_factory=dict)
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sigmas and weights of a solver.
+    """Sigmas and weights of a solver. One that is made can run, from each of its sigmas on.
 
     Attributes:
         kind: a key of SCHEDULES.
@@ -79,24 +89,50 @@ class Calibration:
     fitted: Fitted = Fitted()
 
     def __post_init__(self) -> None:
-        limit = math.inf if self.kind == "diffusion" else 1.0
-        numbers = [*self.sigmas, *(w for step in self.steps for w in (step.state, *step.outputs))]
+        self._check_sigmas()
+        self._check_weights()
+        self._check_states()
+
+    def _check_sigmas(self) -> None:
         if self.kind not in SCHEDULES:
             raise ValueError(
                 f"its kind of model is {self.kind[:20]!r}, not {' or '.join(SCHEDULES)}."
             )
-        if not all(map(math.isfinite, numbers)):
-            raise ValueError("it holds a number that is not finite.")
+        if not all(map(math.isfinite, self.sigmas)):
+            raise ValueError("it holds a sigma that is not finite.")
         if not 1 <= len(self.steps) == len(self.sigmas) - 1 <= MOST_CALLS:
             raise ValueError(f"it has {len(self.sigmas)} sigmas for {len(self.steps)} steps.")
-        if self.sigmas[-1] != 0.0 or self.sigmas[0] > limit:
+        largest = min(LARGEST, self.schedule().sigma_limit)
+        in_range = all(SMALLEST <= sigma <= largest for sigma in self.sigmas[:-1])
+        if self.sigmas[-1] != 0.0 or not in_range:
             raise ValueError("its sigmas must lie within the model's range and end at 0.")
         if any(
             later >= sooner for sooner, later in zip(self.sigmas, self.sigmas[1:], strict=False)
         ):
             raise ValueError("its sigmas do not fall.")
-        if any(not 1 <= len(step.outputs) <= i + 1 for i, step in enumerate(self.steps)):
-            raise ValueError("a step uses model outputs from before the start.")
+        for given in (
+            self.sigmas,
+            np.array(self.sigmas, np.float32).tolist(),
+        ):  # hosts round them so
+            if len(Grid.of(given, self.schedule()).levels) < len(self.sigmas):
+                raise ValueError("two of its sigmas are too near to each other.")
+
+    def _check_weights(self) -> None:
+        largest = max(1.0, self.sigmas[0])
+        for i, step in enumerate(self.steps):
+            if not 1 <= len(step.outputs) <= i + 1:
+                raise ValueError("a step uses model outputs from before the start.")
+            relative = [step.state, *(weight / largest for weight in step.outputs)]
+            if not all(abs(weight) <= LARGEST_WEIGHT for weight in relative):
+                raise ValueError(f"a weight of step {i + 1} is too large or not finite.")
+            if not any(relative):
+                raise ValueError(f"all weights of step {i + 1} are 0.")
+
+    def _check_states(self) -> None:
+        for first in range(self.calls):
+            if not amplification(self.plan(self.schedule(), first)) <= MOST_AMPLIFIED:
+                start = f" from sigma {self.sigmas[first]:.4g} on" if first else ""
+                raise ValueError(f"its weights let an image grow without bound{start}.")
 
     @property
     def calls(self) -> int:
@@ -160,6 +196,31 @@ class Calibration:
         return Plan(tuple(steps))
 
 
+def amplification(plan: Plan) -> float:
+    """How large a state can become, relative to max(1, its sigma), if each of the model's outputs is
+    at most 1 and the start is at most max(1, its sigma).
+
+    Each state is a combination of the start and of the outputs: these combinations are followed.
+    """
+    calls = len(plan.steps)
+    x = np.zeros(calls + 1)
+    x[0] = max(1.0, plan.steps[0].sigma)
+    slopes: list[np.ndarray] = []
+    sizes: list[float] = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i, step in enumerate(plan.steps):
+            of_state, of_denoised = step.prediction
+            slope = of_state * x
+            slope[i + 1] += of_denoised
+            slopes.insert(0, slope)
+            del slopes[plan.memory :]
+            x = step.state * x
+            for weight, one in zip(step.outputs, slopes, strict=False):
+                x += weight * one
+            sizes.append(np.abs(x).sum() / max(1.0, step.sigma_next))
+    return float(np.max(sizes))  # NaN if one is
+
+
 def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float], order: int) -> Weights:
     """Adams' exact weights for the last step of a list, of the order given if it allows it."""
     grid = Grid.of(sigmas, schedule)
@@ -177,6 +238,10 @@ class Calibrated(Options):
     """Settings of `sample_calibrated`: the calibration."""
 
     calibration: Calibration
+
+    def on(self, schedule: NoiseSchedule) -> Calibrated:
+        self.calibration.fits(schedule)
+        return self
 
     def plan(self, grid: Grid) -> Plan:
         self.calibration.fits(grid.schedule)

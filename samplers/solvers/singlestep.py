@@ -12,34 +12,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import cast
 
 from ..checks import one_of
 from ..coefficients import EXACT, MIDPOINT, Algorithm, distance
 from ..options import Options, algorithm_of, order_of, solver_type_of
 from ..plan import PLANS_KEPT, Grid, Plan, Step, prediction
+from ..schedules.process import NoiseSchedule
+from .long_steps import groups
+
+GROUPINGS = ("fast", "fixed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Singlestep(Options):
+    """Settings of `sample_singlestep`, which says what they mean."""
+
+    algorithm: str = "dpmsolver++"
+    order: int = 2
+    solver_type: str = "dpmsolver"
+    grouping: str = "fast"
+    lower_long_steps: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        algorithm_of(self.algorithm)
+        order = order_of(self.order, (1, 2, 3))
+        self._set(order=order, solver_type=solver_type_of(self.solver_type))
+        one_of("grouping", self.grouping, GROUPINGS)
+        if self.eta > 0.0 and self.order == 3:
+            raise ValueError(
+                f"eta = {self.eta:g}: the singlestep solver of order 3 has no stochastic form; set "
+                "order to 1 or 2, or eta to 0."
+            )
+
+    def on(self, schedule: NoiseSchedule) -> Singlestep:
+        """Long steps are lowered, as hosts' lists have such."""
+        return replace(self, lower_long_steps=True)
+
+    def plan(self, grid: Grid) -> Plan:
+        self.check_direction(grid)
+        return plan_singlestep(grid, self)
 
 
 @lru_cache(PLANS_KEPT)
-def plan_singlestep(
-    grid: Grid,
-    algorithm: Algorithm,
-    order: int,
-    solver_type: str,
-    grouping: str,
-    eta: float = 0.0,
-) -> Plan:
-    """Plan a singlestep run: n calls for n intervals.
-
-    Args:
-        order: 1, 2 or 3.
-        solver_type: "dpmsolver", or "taylor" and "exact", which are the same here.
-        grouping: "fast" ends in shorter groups, as published; "fixed" uses groups of `order` and the
-            remainder as one.
-        eta: how much noise is added, as a multiple of the SDE's (see `ancestral_eta`).
-    """
+def plan_singlestep(grid: Grid, settings: Singlestep) -> Plan:
+    """Plan a singlestep run: n calls for n intervals."""
+    algorithm, eta = cast(Algorithm, settings.algorithm), settings.eta
     kept = math.sqrt(1.0 - min(eta, 1.0) ** 2)
+    limited = settings.lower_long_steps or not grid.falls
 
     def eta_of(h: float) -> float:
         return ancestral_eta(algorithm, h, eta)
@@ -47,9 +70,13 @@ def plan_singlestep(
     steps: list[Step] = []
     if grid.first < grid.intervals:
         steps += [grid.limit_step(i, kept) for i in range(grid.first)]
-        for size in group_sizes(grid.intervals - grid.first, order, grouping):
-            start = len(steps)
-            steps += group(grid, algorithm, solver_type, start, start + size, eta_of)
+        sizes = group_sizes(grid.intervals - grid.first, settings.order, settings.grouping)
+        for published in sizes:
+            levels = grid.levels[len(steps) : len(steps) + published + 1]
+            for size in groups(algorithm, levels) if limited else [published]:
+                start = len(steps)
+                end = start + size
+                steps += group(grid, algorithm, settings.solver_type, start, end, eta_of)
     steps += [grid.limit_step(i, kept) for i in range(len(steps), len(grid.levels) - 1)]
     return grid.plan(steps)
 
@@ -123,35 +150,3 @@ def group(
             )
         )
     return tuple(steps)
-
-
-GROUPINGS = ("fast", "fixed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Singlestep(Options):
-    """Settings of `sample_singlestep`, which says what they mean."""
-
-    algorithm: str = "dpmsolver++"
-    order: int = 2
-    solver_type: str = "dpmsolver"
-    grouping: str = "fast"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        algorithm_of(self.algorithm)
-        order = order_of(self.order, (1, 2, 3))
-        self._set(order=order, solver_type=solver_type_of(self.solver_type))
-        one_of("grouping", self.grouping, GROUPINGS)
-        if self.eta > 0.0 and self.order == 3:
-            raise ValueError(
-                f"eta = {self.eta:g}: the singlestep solver of order 3 has no stochastic form; set "
-                "order to 1 or 2, or eta to 0."
-            )
-
-    def plan(self, grid: Grid) -> Plan:
-        self.check_direction(grid)
-        algorithm = algorithm_of(self.algorithm)
-        return plan_singlestep(
-            grid, algorithm, self.order, self.solver_type, self.grouping, self.eta
-        )

@@ -16,9 +16,7 @@ from dpm_solver_nodes.benchmarks.measure import (
     Cell,
     best,
     count,
-    distances,
     measure,
-    most_steps,
     summary,
 )
 from dpm_solver_nodes.benchmarks.ours import OURS, prepare
@@ -32,6 +30,7 @@ from dpm_solver_nodes.benchmarks.scenarios import (
     Scenario,
     converged,
 )
+from dpm_solver_nodes.lab.metrics import most_steps, rms
 from dpm_solver_nodes.samplers.schedules.sigma_lists import SPACINGS
 
 FEW = 3
@@ -63,7 +62,7 @@ def test_the_error_is_the_root_mean_square_of_each_image() -> None:
     solution = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
     x = solution.clone()
     x[0], x[1], x[2] = 1.0, -10.0, torch.tensor([[20.0, 0.0], [0.0, 0.0]])
-    errors = distances(x, solution)
+    errors = rms(x, solution)
     assert errors.tolist() == pytest.approx([1.0, 10.0, 10.0])
     mean, median, p90 = summary(errors)
     assert mean == pytest.approx(100.0 ** (1.0 / 3.0))
@@ -126,7 +125,7 @@ def test_the_solution_is_converged_and_samplers_come_to_it(name: str) -> None:
     solution = converged(scenario, noise, 400)
 
     def error(x: torch.Tensor) -> float:
-        return float(distances(x, solution).max())
+        return float(rms(x, solution).max())
 
     assert error(converged(scenario, noise, 200)) < 1e-4
     build = OURS["dpm_solver++_2m, logSNR"]

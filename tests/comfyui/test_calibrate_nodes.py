@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -12,8 +13,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from dpm_solver_nodes.lab import compare
-from dpm_solver_nodes.lab.calibration import calibrate, files
+from dpm_solver_nodes.lab import metrics
+from dpm_solver_nodes.lab.calibration import cost, files, teacher
 from dpm_solver_nodes.samplers.solvers.fitted import Calibration
 from dpm_solver_nodes.tests.support.digits import (
     MODEL,
@@ -93,7 +94,7 @@ def saved(host: Server) -> set[str]:
 
 def distance(a: Sampled, b: Sampled) -> float:
     """As the calibration measures it: a geometric mean over images."""
-    return compare.distance(a.latent, b.latent)
+    return metrics.distance(a.latent, b.latent)
 
 
 def converged(host: Server, **options: Any) -> Sampled:
@@ -163,7 +164,7 @@ def test_the_report(diffusion: Made) -> None:
 
 
 def test_the_file_is_in_the_menu(host: Server, diffusion: Made, flow: Made) -> None:
-    """Anew in each answer, and the name alone says nothing of other folders."""
+    """Anew in each answer, but for a link that leads nowhere."""
 
     def menu_of() -> list[str]:
         info = host.object_info("DPMSolver_Calibrated")["DPMSolver_Calibrated"]
@@ -176,6 +177,23 @@ def test_the_file_is_in_the_menu(host: Server, diffusion: Made, flow: Made) -> N
     assert other.name in menu_of()
     other.unlink()
     assert other.name not in menu_of()
+    other.symlink_to(folder(host) / "nowhere")
+    assert other.name not in menu_of()
+    message, calls = complaint(host, calibrated(other.name))
+    assert message.startswith(f'There is no calibration "{other.name}" in ') and calls == 0
+    other.unlink()
+
+
+def test_a_file_name_that_is_no_utf_8(host: Server, diffusion: Made) -> None:
+    path = folder(host) / os.fsdecode(b"caf\xe9.safetensors")
+    shutil.copy(folder(host) / diffusion.name, path)
+    assert sample(host, calibrated(path.name)).calls == CALLS
+    path.write_bytes(b"damaged")
+    message, calls = complaint(host, calibrated(path.name))
+    assert message.startswith(r"caf\udce9.safetensors is no calibration") and calls == 0
+    path.unlink()
+    message, calls = complaint(host, calibrated(path.name))
+    assert message.startswith(r'There is no calibration "caf\udce9.safetensors" in ')
 
 
 def test_an_older_file_is_never_overwritten(host: Server) -> None:
@@ -189,7 +207,21 @@ def test_an_older_file_is_never_overwritten(host: Server) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "/tmp/x", "a/b", "a\\b", ".hidden", "x\0y", "a:b", "a\nb", "x" * 101, "..", "é" * 60],
+    [
+        "../x",
+        "/tmp/x",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "x\0y",
+        "a:b",
+        "a\nb",
+        "x" * 101,
+        "..",
+        "é" * 60,
+        "eu\ud800ler",
+        "caf\udce9",
+    ],
 )
 def test_names_that_lead_elsewhere(host: Server, name: str) -> None:
     before = saved(host)
@@ -214,8 +246,8 @@ def test_a_model_that_returns_nan(host: Server) -> None:
 
 # Seeds and those held out are one batch each, of 2 images: one prediction for each sigma.
 QUICK: dict[str, Any] = {"seeds": 2, "held_out": 2, "calls": 3}
-TEACHER = 2 * 2 * calibrate.POINTS
-FITS = calibrate.FIRST_TRIALS * 2 * 3
+TEACHER = 2 * 2 * teacher.POINTS
+FITS = cost.FIRST_TRIALS * 2 * 3
 
 
 @pytest.mark.parametrize(
@@ -243,11 +275,18 @@ def test_an_interrupt_keeps_the_best_so_far(host: Server, when: str, images: int
     if when == "solving finely":
         assert new == set()
         return
-    assert new == {f"stopped {when}.safetensors"}
+    assert new == {f"stopped {when}_unmeasured.safetensors"}
     (name,) = new
-    assert files.load(folder(host) / name).fitted.errors == {}
+    fitted = files.load(folder(host) / name).fitted
+    assert fitted.errors == {} and fitted.stopped
     result = sample(host, calibrated(name))
     assert result.calls == 3 and result.latent.isfinite().all()
+    report = {
+        "load": node("DPMSolver_Calibrated", calibration=name, model=["model", 0], denoise=1.0),
+        "model": node("DPMSolverDemo_Model"),
+        "report": node("PreviewAny", source=["load", 2]),
+    }
+    assert "Not measured, as its calibration was stopped" in host.run(report)["report"]["text"][0]
     assert "was stopped: the best so far is not yet measured. Saved as" in host.log()
 
 

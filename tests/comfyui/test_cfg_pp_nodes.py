@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -193,6 +194,33 @@ def test_patches_of_the_guidance(host: Server, name: str, cfg: float) -> None:
     bare = sample(host, custom(EULER, scheduled("karras", STEPS), cfg=cfg))
     if cfg > 1.0:
         assert distance(ours, bare) > 1e-3
+
+
+@pytest.mark.parametrize("cfg", [1.0, 1.5])
+@pytest.mark.parametrize("flow", [False, True], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("cache", ["LazyCache", "EasyCache"])
+def test_caches(host: Server, cache: str, flow: bool, cfg: float) -> None:
+    """A call that a cache answers shows no prediction: the last one stays, as in the host's own."""
+    if not host.object_info(cache):
+        pytest.skip(f"this host has no {cache}")
+    window = {"start_percent": 0.15, "end_percent": 0.95, "verbose": False}
+    patches = [*([SD3] if flow else []), node(cache, reuse_threshold=0.2, **window)]
+    options: dict[str, Any] = {"cfg": cfg, "patches": patches}
+    # In its first run on a model the host reads the window off the model as it was before its patches.
+    sample(host, custom(EULER, scheduled("karras", STEPS), **options))
+    before = host.log()
+    ours, theirs = (
+        sample(host, custom(sampler, scheduled("karras", STEPS), **options))
+        for sampler in (EULER, menu("euler_cfg_pp"))
+    )
+    skipped = [int(steps) for steps in re.findall(r"skipped (\d+)/", host.log()[len(before) :])]
+    if cache == "LazyCache":
+        assert min(skipped) > 0
+        assert [ours.calls, theirs.calls] == [STEPS - steps for steps in skipped]
+    assert ours.calls == theirs.calls
+    assert distance(ours, theirs) < 1e-5 * max(1.0, float(theirs.latent.std()))
+    for name in CFG_PP:
+        assert torch.isfinite(sample(host, ksampler(name, steps=STEPS, **options)).latent).all()
 
 
 def test_it_leaves_the_model_as_it_was(host: Server) -> None:

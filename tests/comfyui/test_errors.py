@@ -149,7 +149,7 @@ def test_settings_are_refused_by_the_node_they_are_in(
 @pytest.mark.parametrize(
     ("sampler", "sigmas", "remark"),
     [
-        (menu("dpm_solver++_recommended"), scheduled("karras", 7), "other sigmas than those"),
+        (menu("dpm_solver++_recommended"), scheduled("karras", 7), "sigmas of another scheduler"),
         (menu("dpm_solver++_2m"), spaced(6, direction="rising"), "the sigmas rise"),
         (adaptive(max_calls=7), spaced(5), "max_calls = 7 ran short"),
     ],
@@ -168,6 +168,18 @@ def test_what_is_no_error_is_remarked_in_the_log(
 def test_no_tolerance_at_all(host: Server) -> None:
     message, calls = complaint(host, custom(adaptive(rtol=0.0, atol=0.0), spaced(5)))
     assert "rtol" in message and "atol" in message
+    assert calls == 0
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_sigmas_above_a_flows_one(host: Server, name: str) -> None:
+    """As nodes that multiply sigmas make them; the sentence says what to do."""
+    flow = node("ModelSamplingSD3", shift=3.0)
+    message, calls = complaint(
+        host, custom(menu(name), listed("1.05, 0.8, 0.4, 0"), patches=[flow])
+    )
+    assert message.startswith("sigmas[0] is 1.05")
+    assert "at most 1" in message and "scheduler made for this model" in message
     assert calls == 0
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dpm_solver_nodes.lab import compare
+from dpm_solver_nodes.samplers import checks
 from dpm_solver_nodes.tests.support.digits import (
     Graph,
     Node,
@@ -163,6 +165,16 @@ def test_stochastic_samplers_get_the_seed(host: Server) -> None:
     assert ours[1] < ours[0]  # towards its own converged image
 
 
+@pytest.mark.parametrize("label", ["$\\frac$", "_x", "eu\ud800ler", "a\nb", "x" * 10_000])
+def test_a_label_may_hold_anything(host: Server, label: str) -> None:
+    graph = compare_graph("euler karras", more_candidates=["own", 0], calls="2", reference_calls=10)
+    graph |= {"sampler": menu("heun"), "own": candidate("sampler", label)}
+    outputs = host.run(graph)
+    shown = checks.escaped(label, compare.LABEL_LENGTH)
+    assert list(runs(outputs)) == ["euler karras", shown]
+    assert picture(host, outputs, "plot").size
+
+
 def test_a_failing_candidate_is_marked(host: Server) -> None:
     graph = compare_graph("euler karras", more_candidates=["broken", 0])
     graph |= {
@@ -221,6 +233,11 @@ def test_a_broken_model_is_one_sentence(host: Server) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
+    ({"candidates": "eu\ud800ler karras"}, r'candidates is "eu\\ud800ler"'),
+    ({"candidates": "euler kar\udcffras"}, r'candidates is "kar\\udcffras"'),
+    ({"candidates": "\ud800"}, r'candidates is "\\ud800"'),
+    ({"calls": "5, \ud800"}, r'calls holds "\\ud800"'),
+    ({"calls": ", ".join(map(str, range(1, 300)))}, "are 299 runs, and memory is kept for 120"),
     ({"candidates": "euler"}, 'line 1 of candidates is "euler": write a sampler and a scheduler'),
     ({"candidates": "\nulear karras"}, 'sampler in line 2 of candidates is "ulear".*"euler"'),
     ({"candidates": "euler karas"}, 'scheduler in line 1 of candidates is "karas".*"karras"'),

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dpm_solver_nodes.lab.calibration.calibrate import FIRST_TRIALS, POINTS
+from dpm_solver_nodes.lab.calibration.cost import FIRST_TRIALS
+from dpm_solver_nodes.lab.calibration.teacher import POINTS
 from dpm_solver_nodes.tests.support import sd15 as sd15_file
 from dpm_solver_nodes.tests.support.graphs import text_to_image
 from dpm_solver_nodes.tests.support.probing import counts, latent, reset_counts

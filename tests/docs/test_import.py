@@ -49,7 +49,7 @@ def test_the_maths_imports_neither_hosts_nor_siblings(path: Path) -> None:
             if node.level == 0:
                 assert node.module is not None
                 outside.add(node.module.split(".")[0])
-    assert outside <= {"torch", "numpy", "tqdm", "torchsde"} | sys.stdlib_module_names
+    assert outside <= {"torch", "numpy", "tqdm"} | sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("path", RUNNING, ids=lambda path: str(path.relative_to(ROOT)))

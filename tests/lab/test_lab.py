@@ -8,21 +8,25 @@ import io
 import itertools
 import math
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from dpm_solver_nodes.lab import compare, grid, plots, table
-from dpm_solver_nodes.lab.compare import Candidate, Cell, Meter, Reference, Sigmas
+from dpm_solver_nodes.lab import compare, grid, metrics, plots, table
+from dpm_solver_nodes.lab.compare import Candidate, Cell, Reference, Sigmas
 from dpm_solver_nodes.lab.memory import Fingerprint, Memory
-from dpm_solver_nodes.samplers import RectifiedFlow, VarianceExploding
+from dpm_solver_nodes.lab.metrics import Meter
+from dpm_solver_nodes.samplers import RectifiedFlow, VarianceExploding, checks
 from dpm_solver_nodes.samplers import sample as samplers
 from dpm_solver_nodes.samplers.catalog import CATALOG
 from dpm_solver_nodes.samplers.plan import Grid
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
+from dpm_solver_nodes.tests.support.like_mps import LikeMPS
 
 BUDGETS = [4, 8, 16]
 START = 10.0 * torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -44,7 +48,7 @@ def spaced(steps: int) -> list[float]:
 
 def candidate(label: str, sampler: Callable[..., Any], **settings: Any) -> Candidate:
     def sample(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
-        result: torch.Tensor = sampler(compare.metered(gaussian, meter), START, sigmas, **settings)
+        result: torch.Tensor = sampler(metrics.metered(gaussian, meter), START, sigmas, **settings)
         return result
 
     return Candidate(label, sample, spaced)
@@ -88,7 +92,7 @@ def run(*candidates: Candidate, reference: Reference) -> list[Cell]:
 def test_the_reference_is_what_it_says(reference: Reference) -> None:
     exact = START / math.sqrt(1.0 + 100.0)  # the ODE's solution for normal data
     assert (reference.label, reference.calls, reference.sigma_start) == ("3M", 200, 10.0)
-    assert compare.distance(exact, reference.latent) < 1e-2
+    assert metrics.distance(exact, reference.latent) < 1e-2
 
 
 def test_calls_are_the_budgets_and_errors_fall(reference: Reference) -> None:
@@ -138,7 +142,7 @@ def test_dry_runs_call_no_model() -> None:
         raise AssertionError("called")
 
     def sample(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
-        return samplers.sample_multistep(compare.metered(model, meter), START, sigmas)
+        return samplers.sample_multistep(metrics.metered(model, meter), START, sigmas)
 
     jobs = compare.prepare([Candidate("dry", sample, spaced)], BUDGETS)
     assert [job.calls for job in jobs] == BUDGETS
@@ -177,7 +181,7 @@ def test_an_endless_run_is_stopped(reference: Reference) -> None:
             meter()
 
     (cell,) = run(Candidate("endless", endless, spaced), reference=reference)
-    assert cell.calls == compare.MOST_CALLS
+    assert cell.calls == metrics.MOST_CALLS
     assert "without an end" in cell.failure
 
 
@@ -202,8 +206,8 @@ def test_a_broken_reference_is_one_sentence() -> None:
 def test_distance_is_the_geometric_mean_over_images() -> None:
     zero = torch.zeros(2, 1, 4)
     far = torch.stack([torch.full((1, 4), 0.1), torch.full((1, 4), 10.0)])
-    assert compare.distance(far, zero) == pytest.approx(1.0)
-    assert compare.distance(zero, zero) == 0.0
+    assert metrics.distance(far, zero) == pytest.approx(1.0)
+    assert metrics.distance(zero, zero) == 0.0
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -269,7 +273,7 @@ def test_objects_count_by_identity_while_they_live() -> None:
 
 
 def test_methods_count_by_their_object() -> None:
-    one, other = compare.Meter(), compare.Meter()
+    one, other = Meter(), Meter()
     assert Fingerprint(one.__call__).digest == Fingerprint(one.__call__).digest
     assert Fingerprint(one.__call__).digest != Fingerprint(other.__call__).digest
 
@@ -288,6 +292,181 @@ def test_only_the_last_few_are_kept() -> None:
     for number in range(3):
         memory.put(Fingerprint(number), number)
     assert [memory.get(Fingerprint(number)) for number in range(3)] == [None, 1, 2]
+
+
+# --- texts from outside --------------------------------------------------------------------------
+
+OUTSIDE = {
+    "a lone surrogate": "eu\ud800ler",
+    "no UTF-8": b"caf\xe9".decode(errors="surrogateescape"),
+    "lines": "two\nlines\u2028three\r",
+    "control": "a\0b\x1b[31m",
+    "a formula": r"$\frac$ $x^2$ \alpha $",
+    "hidden": "_nolegend_",
+    "markup": "<b>&amp;</b> %s {0}",
+    "long": "x" * 100_000,
+    "letters": "Zürich 東京 😀",
+}
+outside = pytest.mark.parametrize("text", OUTSIDE.values(), ids=OUTSIDE)
+
+
+def shown(text: str) -> None:
+    """It is one line that any file, log or terminal can hold."""
+    text.encode()
+    assert len(text.splitlines()) <= 1
+    assert not any(unicodedata.category(c) == "Cc" for c in text)
+
+
+def test_what_can_be_shown_stays_as_it_is() -> None:
+    for name in ("a formula", "hidden", "markup", "letters"):
+        assert checks.escaped(OUTSIDE[name]) == OUTSIDE[name]
+    assert checks.escaped(OUTSIDE["a lone surrogate"]) == r"eu\ud800ler"
+    assert checks.escaped(OUTSIDE["long"], 20) == "x" * 17 + "..."
+
+
+@outside
+def test_texts_from_outside_are_shown_plainly(text: str, reference: Reference) -> None:
+    """In tables and pictures, be it a label, a candidate's error or a sampler's name."""
+
+    def broken(*_: Any) -> torch.Tensor:
+        raise RuntimeError(text)
+
+    fine = Candidate(text, SECOND.sample, spaced)
+    cells = run(fine, Candidate(text, broken, spaced), reference=reference)
+    own = replace(reference, label=text)
+    for line in (*table.text(cells, BUDGETS, own).split("\n"), cells[0].label, own.label):
+        shown(line)
+    rows = list(csv.DictReader(io.StringIO(table.as_csv(cells))))
+    assert len(rows) == len(cells)
+    for row in rows:
+        shown("".join(row.values()))
+    assert plots.convergence(cells, BUDGETS, own).size
+    assert plots.sigmas([1.0, 0.5, 0.0], VarianceExploding(), None, text).size
+    assert grid.grid(cells, BUDGETS, {}, own, np.random.rand(3, 16, 16, 3)).size
+
+
+@outside
+def test_a_label_is_in_the_plot_whatever_it_holds(text: str, reference: Reference) -> None:
+    """Letter by letter, so that it is neither a formula nor left out."""
+    image, without = (
+        plots.convergence([Cell(label, 0, 5, 5, 0.1, 0.1)], [5], reference)
+        for label in (text[:20], "")
+    )
+    legend = slice(-60, None)
+    assert (image[legend] != without[legend]).sum() > 500
+    assert np.array_equal(image[: -legend.start], without[: -legend.start])
+
+
+def test_a_formula_is_drawn_letter_by_letter(reference: Reference) -> None:
+    plain, formula = (
+        plots.convergence([Cell(label, 0, 5, 5, 0.1, 0.1)], [5], reference)
+        for label in ("$xx$", "$x^2$")
+    )
+    ink = [np.flatnonzero((image[-60:] < 100).all(-1).any(0)) for image in (plain, formula)]
+    assert ink[1].max() > ink[0].max()  # five characters are wider than four
+
+
+@outside
+def test_errors_hold_texts_from_outside_plainly(text: str) -> None:
+    def broken(*_: Any) -> torch.Tensor:
+        raise RuntimeError(text)
+
+    def complaints() -> Iterator[Any]:
+        yield lambda: compare.parse_calls(f"5, {text}")
+        yield lambda: compare.find_reference(Candidate(text, broken, spaced), 5)
+        yield lambda: checks.one_of("order", text, (1, 2))
+        yield lambda: checks.one_of("order", Named(text), (1, 2))
+        yield lambda: checks.at_least("order", text, 1)  # type: ignore[arg-type]
+        yield lambda: checks.between("order", text, 1, 2)  # type: ignore[arg-type]
+
+    for complaint in complaints():
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            complaint()
+        shown(str(caught.value))
+        assert len(str(caught.value)) < 500
+
+
+class Named:
+    """What a node of another pack may hand over."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+# --- memory of a comparison ----------------------------------------------------------------------
+
+
+def test_a_comparison_is_bounded() -> None:
+    calls = 0
+
+    def counted(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return _calls(len(sigmas) - 1, meter)
+
+    one = Candidate("one", counted, spaced)
+    with pytest.raises(ValueError, match="20 candidates at 40 numbers of calls are 800 runs"):
+        compare.prepare([one] * 20, range(1, 41))
+    assert calls == 0
+    fits = compare.MOST_RUNS // 4
+    assert len(compare.prepare([one] * fits, [1, 2, 3, 4])) == compare.MOST_RUNS
+    with pytest.raises(ValueError, match="memory is kept for 120"):
+        compare.prepare([one] * (fits + 1), [1, 2, 3, 4])
+    own = Candidate("own", counted, spaced, [5.0, 1.0, 0.0])
+    assert len(compare.prepare([own] * 50, range(1, 41))) == 50  # one run each
+    video = 4 * 16 * 21 * 90 * 160
+    compare.check_size([one] * 10, range(1, 11), video)
+    with pytest.raises(ValueError, match="or a smaller latent_image"):
+        compare.check_size([one] * 10, range(1, 11), 6 * video)
+
+
+def test_a_cell_keeps_the_images_that_are_shown(reference: Reference) -> None:
+    many = torch.ones(40, 2, 4, 4)
+
+    def sample(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
+        _calls(len(sigmas) - 1, meter)
+        return 2.0 * many
+
+    whole = replace(reference, latent=many)
+    (cell,) = compare.run(compare.prepare([Candidate("many", sample, spaced)], [4]), whole)
+    assert cell.error == pytest.approx(1.0)
+    assert cell.latent is not None
+    assert cell.latent.untyped_storage().nbytes() == many[: compare.MOST_IMAGES].nbytes
+
+
+@pytest.mark.parametrize("columns", [1, 10, compare.MOST_RUNS])
+@pytest.mark.parametrize("shape", [(8, 8), (4096, 16), (16, 4096)], ids=["square", "tall", "wide"])
+def test_the_largest_grid_is_bounded(
+    shape: tuple[int, int], columns: int, reference: Reference
+) -> None:
+    budgets = range(1, columns + 1)
+    cells = [
+        Cell("one", row, budget, budget, 0.1, 0.1)
+        for row in range(compare.MOST_RUNS // columns)
+        for budget in budgets
+    ]
+    small = grid.mosaic(np.random.rand(6, *shape, 3))
+    assert small.shape[1] == grid.CELL
+    assert small.shape[0] <= grid.TALLEST * grid.CELL
+    pictures = dict.fromkeys(range(len(cells)), small)
+    largest = grid.grid(cells, budgets, pictures, reference, np.random.rand(6, *shape, 3))
+    assert 4 * largest.size <= 1.1 * 2**30  # as the host's image, in float32
+
+
+def test_a_device_without_float64_can_compare() -> None:
+    def on_device(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
+        found: torch.Tensor = SECOND.sample(sigmas, meter).as_subclass(LikeMPS)
+        return found
+
+    one = Candidate("one", on_device, spaced)
+    reference = compare.find_reference(one, 40)
+    cells = run(one, reference=reference)
+    assert all(cell.error > 0.0 for cell in cells)
+    latents = [cell.latent.as_subclass(LikeMPS) for cell in cells if cell.latent is not None]
+    assert metrics.distance(latents[0], latents[1]) > 0.0
 
 
 # --- plans ---------------------------------------------------------------------------------------
@@ -322,7 +501,8 @@ def test_the_plan_is_the_one_that_runs(
 def test_pictures_have_their_own_light_background(reference: Reference) -> None:
     cells = [*run(EULER, HEUN, Candidate("broken", failing, spaced), reference=reference)]
     image = plots.convergence(cells, BUDGETS, reference)
-    pictures = {i: np.random.rand(3, 16, 16, 3) for i, cell in enumerate(cells) if not cell.failure}
+    small = grid.mosaic(np.random.rand(3, 16, 16, 3))
+    pictures = {i: small for i, cell in enumerate(cells) if not cell.failure}
     cards = grid.grid(cells, BUDGETS, pictures, reference, np.random.rand(3, 16, 16, 3))
     for picture in (image, cards):
         assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -13,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torchsde import BrownianInterval
 
+from dpm_solver_nodes.benchmarks.overhead import Alive
 from dpm_solver_nodes.samplers import (
     NoiseSchedule,
     RectifiedFlow,
@@ -126,6 +127,36 @@ def test_the_same_seed_is_the_same_path_at_any_number_of_steps(schedule: NoiseSc
         total = torch.stack([increment(noise, a, b) for a, b in pairs]).sum(0)
         assert difference(total, whole) < FLOAT32
         assert difference(total, increment(noise_of(6, schedule=schedule), *ends)) > 0.01
+
+
+@pytest.mark.parametrize("seeds", [7, [7, 2**64 - 1]], ids=["one", "one each"])
+def test_the_paths_are_those_of_torchsde(seeds: Any) -> None:
+    """Version 1.0 drew them with it, so that images keep their noise."""
+    noise, shape = noise_of(seeds, (2, 3, 5)), (3, 5)
+    words = [7, 7 | 1 << 64] if seeds == 7 else seeds
+    paths = [
+        BrownianInterval(
+            -1.0,
+            1.0,
+            size=shape,
+            dtype=torch.float32,
+            entropy=entropy,
+            tol=RESOLUTION,
+            halfway_tree=True,
+        )
+        for entropy in words
+    ]
+    sigmas = [1e9, *np.geomspace(80.0, 1e-3, 12).tolist(), 1e-3 * (1.0 - 1e-5), 1e-9, 0.0]
+    for sigma, sigma_next in itertools.combinations(sigmas, 2):
+        start, end = noise.time(sigma), noise.time(sigma_next)
+        if start == end:
+            continue
+        drawn = torch.stack([path(start * RESOLUTION, end * RESOLUTION) for path in paths])
+        expected = drawn / math.sqrt((end - start) * RESOLUTION)
+        # Of a short interval what is left of its parent's increment, and of the rounding in that.
+        assert difference(noise(sigma, sigma_next), expected) < 16 * FLOAT32 / math.sqrt(
+            (end - start) * RESOLUTION
+        )
 
 
 def test_the_path_does_not_depend_on_the_order_of_queries() -> None:
@@ -257,15 +288,9 @@ def test_the_path_is_the_same_in_every_precision(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("option", "device"), [("cpu", "cpu"), ("gpu", "meta")])
-def test_the_device_option_says_where_noise_is_drawn(
-    monkeypatch: pytest.MonkeyPatch, option: Any, device: str
-) -> None:
-    asked: list[torch.device] = []
-    monkeypatch.setattr(
-        "torchsde.BrownianInterval", lambda *_, **args: asked.append(args["device"])
-    )
-    BrownianNoise(torch.zeros(2, 4, device="meta"), VE, 1, option)
-    assert asked == [torch.device(device)] * 2
+def test_the_device_option_says_where_noise_is_drawn(option: Any, device: str) -> None:
+    noise = BrownianNoise(torch.zeros(2, 4, device="meta"), VE, 1, option)
+    assert noise.drawn_on == torch.device(device)
 
 
 @either
@@ -303,6 +328,22 @@ def test_noise_drawn_on_the_gpu_is_a_path_of_its_own() -> None:
     assert abs(noise.square().mean().item() - 1.0) < 5.0 / math.sqrt(NUMBERS)
 
 
+# memory
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+def test_no_latents_are_kept_and_few_are_made(batch: int) -> None:
+    x = torch.zeros(batch, 4, 32, 32)
+    noise = BrownianNoise(x, VE, 3)
+    for pair in itertools.pairwise(np.geomspace(80.0, 1e-3, 30).tolist()):
+        with Alive() as alive:
+            drawn = noise(*pair)
+            assert alive.now() == x.nbytes == drawn.nbytes
+            assert alive.peak <= x.nbytes + 4 * x[0].nbytes
+            del drawn
+            assert alive.now() == 0
+
+
 # a noise sampler of the caller's, and none
 
 
@@ -320,25 +361,3 @@ def test_a_callers_noise_sampler_gets_scalars_like_x(device: str, sampler: Sampl
     assert len(seen) == 2 * (len(SIGMAS) - 1)
     for sigma in seen:
         assert (sigma.shape, sigma.dtype, sigma.device) == ((), x.dtype, x.device)
-
-
-@either
-def test_without_torchsde_one_sentence_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, sampler: Sampler
-) -> None:
-    monkeypatch.setitem(sys.modules, "torchsde", None)
-    x = torch.ones(2, 4)
-    calls: list[None] = []
-
-    def counted(x: torch.Tensor, sigma: torch.Tensor, seed: Any = None) -> torch.Tensor:
-        calls.append(None)
-        return model(x, sigma)
-
-    with pytest.raises(ImportError, match=r"^eta [^\n]*pip install torchsde[^\n]*\.$"):
-        sampler(counted, x, SIGMAS, {"seed": 1})
-    assert not calls
-    # what needs none works
-    sampler(counted, x, SIGMAS, eta=0.0)
-    sampler(counted, x, SIGMAS, s_noise=0.0)
-    sampler(counted, x, SIGMAS, noise_sampler=lambda a, b: torch.zeros_like(x))
-    sampler(counted, x, [10.0, 0.0])

@@ -25,6 +25,7 @@ from dpm_solver_nodes.samplers.sample import (
     sample_recommended,
     sample_singlestep,
 )
+from dpm_solver_nodes.samplers.schedules.networks import DiscreteSchedule
 from dpm_solver_nodes.samplers.solvers.fitted import Fitted, exact_weights
 from dpm_solver_nodes.samplers.solvers.recommended import recommended_sigmas
 from dpm_solver_nodes.tests.support.mixture import Mixture, difference
@@ -58,9 +59,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Should have")
 
 def diffusion_table() -> torch.Tensor:
     """Stable Diffusion's."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    left = torch.cumprod(1.0 - betas, 0)
-    return ((1.0 - left) / left).sqrt().float()
+    schedule = DiscreteSchedule.scaled_linear()
+    return schedule.sigma(torch.arange(1, 1001, dtype=torch.float64) / 1000).float()
 
 
 def flow_table(shift: float = 3.0) -> torch.Tensor:
@@ -361,8 +361,8 @@ def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, str]) -
 @every_kind
 def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, str]) -> None:
     model = host.use(Model(*kind))
-    flow = kind[0] == "const"
     noise = torch.randn(model.shape, generator=torch.Generator().manual_seed(1))[None]
+    lowered = {"lower_long_steps": True}  # as hosts set it
 
     def plain(sampler: Any, sigmas: torch.Tensor, **settings: Any) -> torch.Tensor:
         settings = {"schedule": model.schedule, "disable": True, **settings}
@@ -371,13 +371,11 @@ def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, str]
 
     sigmas = model.model_wrap.get_sigmas(12)
     for id_, sampler, settings in (
-        ("dpm_solver++_2m", sample_multistep, {"lower_long_steps": flow}),
-        ("dpm_solver_3m", sample_multistep, {"algorithm": "dpmsolver", "order": 3}),
-        ("dpm_solver++_3s", sample_singlestep, {"order": 3}),
+        ("dpm_solver++_2m", sample_multistep, lowered),
+        ("dpm_solver_3m", sample_multistep, {"algorithm": "dpmsolver", "order": 3, **lowered}),
+        ("dpm_solver++_3s", sample_singlestep, {"order": 3, **lowered}),
         ("dpm_solver++_recommended", sample_recommended, {}),
     ):
-        if id_ == "dpm_solver_3m":
-            settings["lower_long_steps"] = flow
         latents, _ = host.run(label(id_), steps=12, scheduler="Uniform")
         assert difference(latents, plain(sampler, sigmas, **settings)) < ROUNDING
     latents, _ = host.run(ADAPTIVE, steps=12, scheduler="Uniform")
@@ -668,7 +666,7 @@ def test_what_does_not_fit_a_calibration_is_said_in_a_sentence(host: Host) -> No
     host.use(model)
     save(host, calibration(model, fitted=Fitted(model="SDXL")))
     with pytest.raises(
-        ValueError, match="of the kind SDXL, and the loaded one is of the kind Base"
+        ValueError, match="of the kind 'SDXL', and the loaded one is of the kind Base"
     ):
         host.run(CALIBRATED, steps=6)
     model.model_wrap.sigmas = model.model_wrap.sigmas * 2
@@ -690,6 +688,7 @@ def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
         "empty": b"",
         "large": content + bytes(1 << 20),
         "other format": content.replace(b"dpm_solver_calibration", b"dpm_solver_calibratiom"),
+        "caf\udce9": content[:100],
         "later version": content.replace(b'"version":"1"', b'"version":"9"'),
     }
     for name, changed in damaged.items():
@@ -702,8 +701,23 @@ def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
     lines = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(lines) == len({*damaged, "link", "folder"})
     for name in (*damaged, "link", "folder"):
-        assert sum(f"{name}.safetensors" in line for line in lines) == 1, name
-    assert not any("\n" in line for line in lines)
+        shown = name.encode("utf-8", "backslashreplace").decode()
+        assert sum(f"{shown}.safetensors" in line for line in lines) == 1, name
+    for line in lines:
+        assert "\n" not in line
+        line.encode()
+
+
+def test_a_calibration_that_was_stopped_is_called_unmeasured(host: Host) -> None:
+    model, stopped = host.shared.sd_model, Fitted(stopped=True)
+    save(host, calibration(model, fitted=stopped), "cat_unmeasured_2")  # as Calibrate calls them
+    path = save(host, calibration(model, fitted=stopped), "dog")  # and as a user may
+    path.with_name("bird_unmeasured.safetensors").write_bytes(path.read_bytes())
+    host.load()
+    assert host.listed[len(HOSTS_OWN + NAMES) :] == [
+        f"DPM-Solver(calibrated-{name}_unmeasured{number})"
+        for name, number in (("bird", ""), ("cat", "_2"), ("dog", ""))
+    ]
 
 
 NAMED = {
@@ -714,6 +728,7 @@ NAMED = {
     "a, b": "a_b_5",
     "one,two,three": "one_two_three",
     "line\nbreak": "line_break",
+    "caf\udce9": "caf",  # its bytes are no UTF-8
     "größer (v2) #1": "größer_(v2)_#1",
 }
 """A file's name -> its sampler's, in parentheses."""

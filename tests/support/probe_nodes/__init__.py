@@ -7,6 +7,7 @@ unconditional together).
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -199,6 +200,149 @@ class Mask:
         return (samples["samples"][:, 0].float(),)
 
 
+class Switch:
+    """Below a sigma another model predicts, as where an expert for the last steps takes over.
+
+    The other one is this model with what it sees halved, which is good enough for a change.
+    """
+
+    CATEGORY = "_for_testing/dpm-solver"
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
+        return {"required": {"model": ("MODEL",), "below": ("FLOAT", {"default": 1.0})}}
+
+    def patch(self, model: Any, below: float) -> tuple[Any]:
+        def predict(apply: Callable[..., torch.Tensor], args: dict[str, Any]) -> torch.Tensor:
+            sigma = args["timestep"]
+            denoised = apply(args["input"], sigma, **args["c"])
+            if sigma[0] >= below:
+                return denoised
+            return 0.5 * (denoised + apply(0.5 * args["input"], sigma, **args["c"]))
+
+        patched = model.clone()
+        patched.set_model_unet_function_wrapper(predict)
+        return (patched,)
+
+
+class Guidance:
+    """A guider whose guidance ends at a sigma, as that of adaptive guidance does.
+
+    From there on it predicts at a CFG of 1, or with no negative prompt, or with the positive one in
+    its place, which is no guidance either.
+    """
+
+    CATEGORY = "_for_testing/dpm-solver"
+    RETURN_TYPES = ("GUIDER",)
+    FUNCTION = "guide"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
+        return {
+            "required": {
+                "model": ("MODEL",),
+                "positive": ("CONDITIONING",),
+                "negative": ("CONDITIONING",),
+                "cfg": ("FLOAT", {"default": 2.0}),
+                "until": ("FLOAT", {"default": 1.0}),
+                "then": (["cfg 1", "no negative", "positive twice"],),
+            }
+        }
+
+    def guide(
+        self, model: Any, positive: Any, negative: Any, cfg: float, until: float, then: str
+    ) -> tuple[Any]:
+        class Guider(comfy.samplers.CFGGuider):
+            def predict_noise(
+                self, x: Any, timestep: Any, model_options: Any = None, seed: Any = None
+            ) -> torch.Tensor:
+                positive, negative = self.conds["positive"], self.conds["negative"]
+                scale = self.cfg
+                if timestep[0] < until:
+                    instead = {"cfg 1": negative, "no negative": None, "positive twice": positive}
+                    negative, scale = instead[then], 1.0
+                return comfy.samplers.sampling_function(
+                    self.inner_model, x, timestep, negative, positive, scale, model_options, seed
+                )
+
+        guider = Guider(model)
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
+        return (guider,)
+
+
+class _AroundSampler:
+    """A SAMPLER -> SAMPLER node whose `around(sampler, model, x, sigmas, **inputs)` samples."""
+
+    CATEGORY = "_for_testing/dpm-solver"
+    RETURN_TYPES = ("SAMPLER",)
+    FUNCTION = "wrap"
+    INPUTS: dict[str, Any] = {}
+    around: Callable[..., torch.Tensor]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
+        return {"required": {"sampler": ("SAMPLER",), **cls.INPUTS}}
+
+    def wrap(self, sampler: Any, **inputs: Any) -> tuple[Any]:
+        def sample(model: Any, x: Any, sigmas: Any, **options: Any) -> torch.Tensor:
+            return self.around(sampler, model, x, sigmas, options, **inputs)
+
+        return (comfy.samplers.KSAMPLER(sample, sampler.extra_options, sampler.inpaint_options),)
+
+
+class MoveSigmas(_AroundSampler):
+    """Tells the model of another sigma than the sampler steps at, as Detail Daemon does."""
+
+    INPUTS = {"factor": ("FLOAT", {"default": 0.95, "min": 0.0, "max": 2.0, "step": 0.001})}
+
+    def around(
+        self, sampler: Any, model: Any, x: Any, sigmas: Any, options: Any, factor: float
+    ) -> torch.Tensor:
+        given = sigmas.tolist()
+
+        def moved(x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
+            listed = sigma.max().item() in given[1:-1]
+            return model(x, sigma * factor if listed else sigma, **extra_args)
+
+        moved.inner_model = model.inner_model  # type: ignore[attr-defined]
+        return sampler.sampler_function(moved, x, sigmas, **options)
+
+
+class Override(_AroundSampler):
+    """Sets what the sampler's signature shows, as packs with overrides of eta and noise do.
+
+    Its noise, if it is asked for, is as strong as it should be, and the same in all places.
+    """
+
+    INPUTS = {
+        "eta": ("FLOAT", {"default": 1.0}),
+        "s_noise": ("FLOAT", {"default": 1.0}),
+        "solver_type": ("STRING", {"default": "midpoint"}),
+        "noise": ("BOOLEAN", {"default": False}),
+    }
+
+    def around(
+        self,
+        sampler: Any,
+        model: Any,
+        x: Any,
+        sigmas: Any,
+        options: Any,
+        noise: bool,
+        **inputs: Any,
+    ) -> torch.Tensor:
+        def everywhere(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+            return torch.ones_like(x)
+
+        inputs |= {"noise_sampler": everywhere if noise else None, "s_churn": 0.0, "r": 0.5}
+        shown = inspect.signature(sampler.sampler_function).parameters
+        taken = {name: value for name, value in inputs.items() if name in shown}
+        return sampler.sampler_function(model, x, sigmas, **{**options, **taken})
+
+
 class SaveLatent:
     """Writes the samples as float32 into the output folder, under exactly this name."""
 
@@ -220,5 +364,8 @@ class SaveLatent:
 
 NODE_CLASS_MAPPINGS = {
     f"DPMSolverTest_{node.__name__}": node
-    for node in (Count, Slow, NaN, Nudge, Control, Mask, SaveLatent)
+    for node in (
+        *(Count, Slow, NaN, Nudge, Switch, Guidance, MoveSigmas, Override),
+        *(Control, Mask, SaveLatent),
+    )
 }

@@ -1,0 +1,123 @@
+"""What Solver Compare is asked to compare: lines of text, and Solver Candidate nodes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.samplers
+import torch
+
+from ...lab import compare
+from ...lab.compare import Candidate
+from ...samplers.checks import escaped
+from . import sampling
+from .guiding import Bench
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a Solver Candidate node says: a SAMPLER, and its sigmas or a scheduler's name."""
+
+    label: str
+    sampler: Any
+    scheduler: str
+    sigmas: torch.Tensor | None = None
+
+
+def entry(label: str, sampler: Any, scheduler: str, sigmas: torch.Tensor | None) -> Entry:
+    """A candidate from the node's inputs.
+
+    Raises:
+        ValueError: the scheduler is not the host's, or the list has no step.
+    """
+    if sigmas is not None:
+        at_least_one_step("sigmas", sigmas)
+    else:
+        known("scheduler", scheduler, comfy.samplers.KSampler.SCHEDULERS)
+    where = "own sigmas" if sigmas is not None else scheduler
+    label = label.strip() or f"{name_of(sampler)} {where}"
+    return Entry(escaped(label, compare.LABEL_LENGTH), sampler, scheduler, sigmas)
+
+
+def name_of(sampler: Any) -> str:
+    """The menu's name where it has one, otherwise what tells it apart."""
+    function = getattr(sampler, "sampler_function", None)
+    name = getattr(function, "__name__", type(sampler).__name__)
+    options = sampling.options_of(sampler)
+    if options is not None and name == "sample":  # of a node, and not of the menu
+        parts = [type(options).__name__.lower(), getattr(options, "algorithm", "")]
+        if (order := getattr(options, "order", None)) is not None:
+            parts.append(f"order {order}")
+        return " ".join(filter(None, parts))
+    return str(name).removeprefix("sample_").removesuffix("_function")
+
+
+def candidates(bench: Bench, text: str, entries: Sequence[Entry]) -> list[Candidate]:
+    """The candidates of the text, one per line, and those of the nodes behind them.
+
+    Raises:
+        ValueError: a line is not "sampler scheduler" in the host's words, or there is none.
+    """
+    found: list[tuple[str, Any, str, str | None, torch.Tensor | None]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].replace(",", " ").split()
+        if not words:
+            continue
+        where = f"line {number} of candidates"
+        if len(words) != 2:
+            raise ValueError(
+                f'{where} is "{escaped(line.strip(), 60)}": write a sampler and a scheduler with a '
+                'space between them, such as "dpmpp_2m karras".'
+            )
+        name, scheduler = words
+        known(f"sampler in {where}", name, comfy.samplers.KSampler.SAMPLERS)
+        known(f"scheduler in {where}", scheduler, comfy.samplers.KSampler.SCHEDULERS)
+        sampler = comfy.samplers.sampler_object(name)
+        found.append((f"{name} {scheduler}", sampler, scheduler, name, None))
+    found += [(one.label, one.sampler, one.scheduler, None, one.sigmas) for one in entries]
+    if not found:
+        raise ValueError(
+            "Solver Compare has no candidates: write a sampler and a scheduler per line, such as "
+            '"dpmpp_2m karras", or connect a Solver Candidate.'
+        )
+    labels = compare.distinct([escaped(label, compare.LABEL_LENGTH) for label, *_ in found])
+    return [
+        candidate_of(bench, label, *rest) for label, (_, *rest) in zip(labels, found, strict=True)
+    ]
+
+
+def candidate_of(
+    bench: Bench,
+    label: str,
+    sampler: Any,
+    scheduler: str,
+    name: str | None = None,
+    sigmas: torch.Tensor | None = None,
+) -> Candidate:
+    return Candidate(
+        label,
+        lambda sigmas, meter: bench.sample(sampler, sigmas, meter),
+        lambda steps: bench.listed(scheduler, steps, name),
+        sigmas,
+    )
+
+
+def known(what: str, name: str, names: Sequence[str]) -> None:
+    if name in names:
+        return
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f'did you mean "{escaped(near[0])}"?' if near else "take a name from KSampler's menu."
+    raise ValueError(
+        f'The {what} is "{escaped(name, 60)}", which this ComfyUI does not have: {hint}'
+    )
+
+
+def at_least_one_step(name: str, sigmas: torch.Tensor) -> None:
+    if sigmas.ndim != 1 or len(sigmas) < 2:
+        raise ValueError(
+            f"{name} holds {sigmas.numel()} sigmas, which is no step: connect a list of at least 2, "
+            "from a scheduler node with a denoise above 0."
+        )

@@ -1,0 +1,174 @@
+"""The Solver Compare node: runs any SAMPLER through a guider, and shows how far each comes."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import numpy as np
+import torch
+
+from ...lab import compare, grid, plots, table
+from ...lab.compare import Candidate, Cell, Job, Reference
+from ...lab.memory import Fingerprint, Memory
+from ...samplers.log import LOG
+from .candidates import Entry, at_least_one_step, candidate_of, candidates, name_of
+from .guiding import Bench
+from .pictures import Pictures, as_image
+from .progress import Progress
+
+# In hiddenswitch's ComfyUI the interrupt has a module of its own.
+_INTERRUPTS = comfy.model_management
+if not hasattr(_INTERRUPTS, "InterruptProcessingException"):
+    _INTERRUPTS = importlib.import_module("comfy.interruption")
+
+PASSING = (_INTERRUPTS.InterruptProcessingException,)
+"""In old hosts the interrupt is an ordinary Exception: it must not count as a sampler's failure."""
+
+REFERENCE_SAMPLER = "dpm_solver++_3m_exact"
+REFERENCE_SCHEDULER = "dpm_solver_log_snr"
+_references: Memory[Reference] = Memory(most=4)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of it, the budgets being the columns."""
+
+    cells: list[Cell]
+    budgets: list[int]
+    reference: Reference
+    kept: bool
+
+
+def compare_all(
+    bench: Bench,
+    chosen: Sequence[Candidate],
+    budgets: list[int],
+    reference: Candidate,
+    reference_calls: int,
+    key: Fingerprint,
+    node_id: str | None = None,
+) -> Comparison:
+    """Run every candidate at every number of calls, after saying how many calls that will be.
+
+    Args:
+        key: what the reference depends on.
+
+    Raises:
+        RuntimeError: the reference failed.
+    """
+    jobs = compare.prepare(chosen, budgets, PASSING)
+    known = _references.get(key)
+    for_jobs = sum(job.calls for job in jobs)
+    for_reference = 0 if known else _calls_of(reference, reference_calls)
+    open_end = any(job.chooses for job in jobs)
+    progress = Progress(node_id, for_jobs + for_reference, open_end)
+    source = "the reference is kept from an earlier run" if known else "and for the reference"
+    announcement = (
+        f"Solver Compare: {'at least ' if open_end else ''}{for_jobs + for_reference} model calls "
+        f"to make: {for_jobs} for {len(chosen)} candidates, {source}"
+        + ("." if known else f" {for_reference}.")
+    )
+    LOG.info(announcement)
+    progress.say(announcement)
+    if known is None:
+        found = compare.find_reference(
+            reference, reference_calls, PASSING, lambda n: progress.call("the reference", n)
+        )
+        progress.finish(found.calls, for_reference)
+        _references.put(key, found)
+    else:
+        found = known
+    cells = list(_run(jobs, found, progress))
+    progress.end()
+    return Comparison(cells, budgets, found, known is not None)
+
+
+def _run(jobs: Sequence[Job], reference: Reference, progress: Progress) -> Iterator[Cell]:
+    def told(job: Job, calls: int) -> None:
+        progress.call(job.candidate.label, calls)
+
+    cells = compare.run(jobs, reference, PASSING, told)
+    for number, (job, cell) in enumerate(zip(jobs, cells, strict=True), 1):
+        progress.finish(cell.calls, job.calls)
+        outcome = cell.failure or f"error {table.short(cell.error)}, {cell.seconds:.2f} s"
+        LOG.info(
+            f"Solver Compare {number}/{len(jobs)}: {cell.label}, {cell.calls} calls: {outcome}"
+        )
+        yield cell
+
+
+def _calls_of(candidate: Candidate, budget: int) -> int:
+    (job, *_) = compare.prepare([candidate], [budget], PASSING)
+    return job.calls
+
+
+def reference_of(
+    bench: Bench, sampler: Any = None, sigmas: torch.Tensor | None = None
+) -> tuple[Candidate, list[Any]]:
+    """What makes the converged result, and all that it depends on besides the bench.
+
+    Args:
+        sampler: in place of REFERENCE_SAMPLER.
+        sigmas: in place of REFERENCE_SCHEDULER's.
+    """
+    if sigmas is not None:
+        at_least_one_step("reference_sigmas", sigmas)
+    name = REFERENCE_SAMPLER if sampler is None else name_of(sampler)
+    where = REFERENCE_SCHEDULER if sigmas is None else "own sigmas"
+    depends_on: list[Any] = [sigmas]
+    if sampler is None:
+        sampler = comfy.samplers.sampler_object(REFERENCE_SAMPLER)
+    else:
+        depends_on += [type(sampler).__qualname__, vars(sampler)]
+    candidate = candidate_of(bench, f"{name} {where}", sampler, REFERENCE_SCHEDULER, None, sigmas)
+    return candidate, depends_on
+
+
+def solver_compare(
+    bench: Bench,
+    text: str,
+    entries: Sequence[Entry],
+    calls: str,
+    reference_calls: int,
+    vae: Any = None,
+    reference_sampler: Any = None,
+    reference_sigmas: torch.Tensor | None = None,
+    node_id: str | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, str, str]:
+    """The Solver Compare node: (plot, grid, table, CSV).
+
+    Raises:
+        ValueError: an input is not what it should be, in one sentence.
+        ImportError: matplotlib is missing.
+        RuntimeError: the reference failed.
+    """
+    plots.require()  # before the model calls, not after
+    budgets = compare.parse_calls(calls)
+    chosen = candidates(bench, text, entries)
+    compare.check_size(chosen, budgets, bench.shown_bytes)
+    reference, depends_on = reference_of(bench, reference_sampler, reference_sigmas)
+    key = bench.fingerprint(reference_calls, *depends_on)
+    result = compare_all(bench, chosen, budgets, reference, reference_calls, key, node_id)
+    return (
+        as_image(plots.convergence(result.cells, budgets, result.reference)),
+        as_image(_grid(result, Pictures(bench, vae))),
+        table.text(result.cells, budgets, result.reference, result.kept),
+        table.as_csv(result.cells),
+    )
+
+
+def _grid(result: Comparison, pictures: Pictures) -> np.ndarray:
+    mosaics = {
+        i: grid.mosaic(pictures(cell.latent))
+        for i, cell in enumerate(result.cells)
+        if cell.latent is not None
+    }
+    reference = pictures(result.reference.latent)
+    return grid.grid(
+        result.cells, result.budgets, mosaics, result.reference, reference, pictures.remark
+    )

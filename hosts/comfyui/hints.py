@@ -1,0 +1,63 @@
+"""Hints in ComfyUI's log: what is no error, but perhaps not what was meant."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import comfy.samplers
+import torch
+
+from ...samplers.log import LOG
+from ...samplers.options import Options
+from ...samplers.solvers.recommended import Recommended
+
+RECOMMENDED_SCHEDULER = "dpm_solver_recommended"
+
+
+def hint(options: Options, model_sampling: Any, sigmas: torch.Tensor) -> None:
+    """Write to the log what a run's sigmas suggest.
+
+    It never raises: models and schedulers of other packs may lack what it looks at.
+    """
+    try:
+        _rising(sigmas)
+        if isinstance(options, Recommended):
+            _other_scheduler(model_sampling, sigmas)
+    except Exception as error:
+        LOG.debug("no hint for this run", exc_info=error)
+
+
+def _rising(sigmas: torch.Tensor) -> None:
+    if len(sigmas) > 1 and sigmas[0] < sigmas[-1]:
+        LOG.info("DPM-Solver: the sigmas rise, so that this run goes from image to noise.")
+
+
+def _other_scheduler(model_sampling: Any, sigmas: torch.Tensor) -> None:
+    """Say so, if another scheduler than the recommended one was set.
+
+    Only a whole list tells: KSamplerAdvanced, SplitSigmas and a denoise below 1 hand over parts, which
+    are no scheduler's list of so many steps.
+    """
+    sigmas = sigmas.detach().cpu().float()
+    sigma_max = float(model_sampling.sigma_max)
+    if len(sigmas) < 3 or not math.isclose(float(sigmas[0]), sigma_max, rel_tol=1e-3):
+        return
+    if _lists(RECOMMENDED_SCHEDULER, model_sampling, sigmas):
+        return
+    for name in comfy.samplers.SCHEDULER_HANDLERS:
+        with contextlib.suppress(Exception):  # some have no list for this model or number of steps
+            if _lists(name, model_sampling, sigmas):
+                LOG.warning(
+                    "dpm_solver++_recommended runs with the sigmas of another scheduler: those it was "
+                    f"measured with come from the scheduler {RECOMMENDED_SCHEDULER}, or from the node "
+                    "DPM++ (recommended)."
+                )
+                return
+
+
+def _lists(scheduler: str, model_sampling: Any, sigmas: torch.Tensor) -> bool:
+    """Whether the scheduler gives these sigmas for so many steps."""
+    own = comfy.samplers.calculate_sigmas(model_sampling, scheduler, len(sigmas) - 1).cpu().float()
+    return own.shape == sigmas.shape and torch.allclose(own, sigmas, rtol=1e-3, atol=1e-6)

@@ -1,0 +1,60 @@
+"""The Plot Sigmas node: a list of sigmas, and what one of our samplers makes of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...lab import compare, plots
+from ...samplers import VarianceExploding
+from ...samplers.checks import escaped
+from ...samplers.plan import Grid, read_sigmas
+from . import sampling
+from .candidates import at_least_one_step, name_of
+from .model import ComfyModel
+from .pictures import as_image
+
+
+def plot_sigmas(
+    sigmas: torch.Tensor, model: Any = None, sampler: Any = None
+) -> tuple[torch.Tensor, str]:
+    """The Plot Sigmas node: (picture, table).
+
+    Raises:
+        ValueError: the list has no step, or doesn't fit the model or the sampler.
+        ImportError: matplotlib is missing.
+    """
+    plots.require()
+    at_least_one_step("sigmas", sigmas)
+    schedule = VarianceExploding() if model is None else _schedule_of(model)
+    levels = read_sigmas(sigmas, schedule)
+    plan, remark = None, ""
+    if sampler is not None:
+        plan, remark = _plan(sampler, sigmas, schedule)
+    lines = [f"{'step':>4s} {'sigma':>12s} {'half log-SNR':>13s}"]
+    lines += [
+        f"{i:4d} {sigma:12.6g} {schedule.lambda_(sigma):13.6g}" for i, sigma in enumerate(levels)
+    ]
+    parts = ["\n".join(lines), remark, str(plan) if plan is not None else ""]
+    image = as_image(plots.sigmas(levels, schedule, plan, remark))
+    return image, "\n\n".join(filter(None, parts))
+
+
+def _schedule_of(model: Any) -> Any:
+    return ComfyModel.of(model).schedule
+
+
+def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
+    """The plan of a SAMPLER of ours, or why there is none to show."""
+    options = sampling.options_of(sampler)
+    if options is None:
+        name = escaped(name_of(sampler), compare.LABEL_LENGTH)
+        return None, f"{name} is no sampler of this pack: its weights are its own."
+    plan = options.on(schedule).plan(Grid.of(sigmas, schedule))
+    if plan is None:
+        return (
+            None,
+            "The adaptive solver chooses its own steps while it runs: it has no weights yet.",
+        )
+    return plan, ""

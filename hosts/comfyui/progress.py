@@ -1,0 +1,70 @@
+"""How far the lab is: the host's progress bar, and a line of text on the node."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import comfy.utils
+
+TEXT_EVERY = 0.3  # seconds between two lines of progress
+
+
+def _server() -> Any:
+    """The host's web server; None where its nodes run without one."""
+    try:
+        from server import PromptServer
+    except ImportError:
+        return None
+    return getattr(PromptServer, "instance", None)
+
+
+class Progress:
+    """Tells how many model calls are done of how many, and the time left."""
+
+    def __init__(self, node_id: str | None, total: int, open_end: bool) -> None:
+        self._node_id = node_id
+        self._total = total
+        self._sign = "at least " if open_end else ""
+        self._bar = comfy.utils.ProgressBar(max(total, 1))
+        self._done = 0
+        self._began = time.monotonic()
+        self._told = self._began  # what it will take stays to be read for a moment
+
+    def say(self, text: str) -> None:
+        send = getattr(_server(), "send_progress_text", None)
+        if send is not None and self._node_id is not None:
+            send(text, self._node_id)
+
+    def call(self, name: str, calls: int) -> None:
+        """At each model call, before it is made."""
+        self._update(self._done + calls - 1)
+        now = time.monotonic()
+        if now - self._told < TEXT_EVERY:
+            return
+        self._told = now
+        done = self._done + calls - 1
+        left = (now - self._began) / max(done, 1) * max(self._total - done, 0)
+        self.say(f"{done} of {self._sign}{self._total} model calls, {_clock(left)} left: {name}")
+
+    def finish(self, calls: int, expected: int) -> None:
+        """A run is over, with as many calls as were expected or not."""
+        self._done += calls
+        self._total += calls - expected
+        self._update(self._done)
+
+    def end(self) -> None:
+        """No more calls will be made, were they fewer than expected or not."""
+        self._total = self._done
+        self._update(self._done)
+        self.say(f"{self._done} model calls in {_clock(time.monotonic() - self._began)}")
+
+    def _update(self, done: int) -> None:
+        total = max(self._total, done, 1)
+        self._bar.update_absolute(done, total)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

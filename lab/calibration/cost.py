@@ -1,0 +1,69 @@
+"""What a calibration costs: model calls and main memory, known before the first call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .fit import SLOPES
+from .surrogate import SPREADS
+
+FIRST_TRIALS = 1 + len(SPREADS)
+"""Fits on the model that there are in any case: on the recommended sigmas, and on those searched."""
+
+MOST_TRIALS = 40
+"""Fits on the model; from there on little is won."""
+
+MOST_BYTES = 2**32
+"""What the noises, and the students' states and slopes, may take of the main memory."""
+
+
+class Cost(NamedTuple):
+    """What a calibration will take, in single-image model calls.
+
+    Attributes:
+        teacher: the teacher's, for all noises.
+        trial: one fit.
+        trials: how many fits there will be.
+        check: the measurement on held-out noises.
+    """
+
+    teacher: int
+    trial: int
+    trials: int
+    check: int
+
+    @property
+    def total(self) -> int:
+        return self.teacher + self.trials * self.trial + self.check
+
+
+def cost(budget: int, calls: int, seeds: int, held_out: int, points: int, rivals: int) -> Cost:
+    """Plan a calibration within a budget of single-image model calls.
+
+    Raises:
+        ValueError: the budget is too small for it.
+    """
+    teacher, trial = (seeds + held_out) * points, seeds * calls
+    check = held_out * calls * (1 + rivals)
+    trials = min(MOST_TRIALS, (budget - teacher - check) // trial)
+    if trials < FIRST_TRIALS:
+        least = teacher + check + FIRST_TRIALS * trial
+        raise ValueError(
+            f"A budget of {budget} model calls is too small for {calls} calls and {seeds} seeds: "
+            f"allow {least} at least, or take fewer seeds."
+        )
+    return Cost(teacher, trial, trials, check)
+
+
+def check_memory(size: int, seeds: int, held_out: int, slopes: int = SLOPES) -> None:
+    """Raise ValueError if latents of `size` numbers would take more than MOST_BYTES of main memory.
+
+    A seed takes its noise, its state and the next one, its slopes and the model's output at once.
+    """
+    of_seed, of_held_out = 4 * size * (slopes + 4), 4 * size
+    if seeds * of_seed + held_out * of_held_out > MOST_BYTES:
+        most = max(MOST_BYTES - held_out * of_held_out, 0) // of_seed
+        raise ValueError(
+            f"{seeds} seeds of latents of {size} numbers take more than {MOST_BYTES >> 30} GiB of "
+            f"main memory: take at most {most} seeds, or smaller latents."
+        )
