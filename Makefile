@@ -58,7 +58,7 @@ lint: $(READY)  ## ruff and mypy
 	MYPYPATH=$(VENV)/typing $(VENV)/bin/mypy -p dpm_solver_nodes
 
 test-fast: $(READY)  ## while you work: a minute, one sampler per path through the code, no ComfyUI
-	WEBUI_PATH= $(VENV)/bin/pytest -n $(JOBS) --few-samplers tests --each-value-once \
+	WEBUI_PATH= $(VENV)/bin/pytest -n $(JOBS) --few-samplers tests --each-value-once -m "not slow" \
 		tests/samplers tests/lab tests/docs tests/webui
 
 test: lint  ## lint, unit tests, and tests on ComfyUI 0.30.0 (one sampler per path through the code)
