@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationW
 
 # What a host runs, shows or loads: folders, with the kinds of files in them, and files of the root.
 ROOMS = {
-    "samplers": {".py"},
+    "samplers": {".py", ".json"},
     "lab": {".py"},
     "hosts": {".py"},
     "scripts": {".py"},
@@ -204,9 +204,12 @@ def test_the_wheel_holds_the_modules_and_imports(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.startswith(f"{PACK}-{project()['project']['version']}-py3-none-any")
     with zipfile.ZipFile(wheel) as contents:
-        modules = {name for name in contents.namelist() if name.endswith(".py")}
+        names = set(contents.namelist())
+    modules = {name for name in names if name.endswith(".py")}
     of_the_pack = {name for name in archive() if name.endswith(".py") and "scripts/" not in name}
     assert modules == {f"{PACK}/{name}" for name in of_the_pack}
+    data = {name for name in archive() if re.match(r"(samplers|lab|hosts)/.*\.json", name)}
+    assert data and names >= {f"{PACK}/{name}" for name in data}
     first = f"import sys; sys.path.insert(0, {str(wheel)!r}); import {PACK} as it"
     assert run(["-c", f"{first}; print(it.__file__)"], tmp_path).startswith(str(wheel))
 

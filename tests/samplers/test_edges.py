@@ -586,3 +586,37 @@ def test_no_more_outputs_are_held_during_a_call_than_are_needed(
 
     sample_multistep(model, state(), VE_SIGMAS, **settings)
     assert max(alive) == held
+
+
+# what other packs do within a run
+
+WITHIN = {entry.id: entry for entry in CATALOG if not entry.options.needs_unconditional}
+
+
+@pytest.mark.parametrize("entry", WITHIN.values(), ids=WITHIN)
+@pytest.mark.parametrize("change", ["sigma of the model", "guidance", "model", "sigmas"])
+def test_a_change_within_a_run_breaks_nothing(change: str, entry: Entry) -> None:
+    """Detail Daemon moves the list, or the sigma the model is told; others guidance or model."""
+    sigmas = [*VE_SIGMAS, 0.0]
+    if change == "sigmas":
+        sigmas = [sigma * (1.0 + 0.3 * (-1) ** i * (0 < i < 7)) for i, sigma in enumerate(sigmas)]
+        sigmas = sorted(sigmas, reverse=True)
+    model, other = Mixture(), Mixture()
+    seen: list[float] = []
+
+    def changing(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        seen.append(sigma[0].item())
+        late = len(seen) > 4
+        if change == "sigma of the model":
+            return model(x, sigma * (1.0 - 0.1 * late))
+        if change == "guidance":
+            return model(x, sigma) * (4.0 - 3.0 * late)
+        return -other(x, sigma) if change == "model" and late else model(x, sigma)
+
+    extra_args = {"seed": 1}
+    result = entry.function()(changing, state(), sigmas, extra_args, disable=True)
+    if entry.adaptive:
+        assert seen[0] == sigmas[0]
+    else:
+        assert seen == sigmas[:-1]
+    assert result.abs().max() < 100.0

@@ -22,8 +22,8 @@ import torch
 from dpm_solver_nodes.samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from dpm_solver_nodes.samplers.catalog import CATALOG
 from dpm_solver_nodes.samplers.coefficients import Level
+from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.options import Options
-from dpm_solver_nodes.samplers.plan import Grid
 from dpm_solver_nodes.samplers.sample import sample
 from dpm_solver_nodes.samplers.solvers.long_steps import groups, grows, reach
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
