@@ -213,9 +213,10 @@ def sample_recommended(
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
 ) -> torch.Tensor:
-    """`sample_multistep` with the form, order and corrector measured best for the number of calls.
+    """The recommended sampler: steps that were fitted, together with their sigmas, on many models.
 
-    At its best on the sigmas that go with it; see `recommended`.
+    On `recommended_sigmas`, or a part of them, it takes their steps; on any other list it is
+    DPM-Solver++ 2M. See `solvers.recommended`.
 
     Args:
         noise_sampler: as the other samplers have it; no noise is added, and it has no effect.
