@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..samplers import Calibration, NoiseSchedule, RectifiedFlow
-from ..samplers.checks import at_least, between, one_of
+from ..samplers.checks import at_least, between, escaped, one_of
 from ..samplers.schedules.sigma_lists import (
     SPACINGS,
     TIME_POWERS,
-    dense,
     flow_first,
     in_time,
     log_snr,
 )
-from ..samplers.solvers.recommended import recommended
+from ..samplers.solvers.recommended import recommended_sigmas
 
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
@@ -99,18 +98,17 @@ class HostModel(ABC):
 
         Args:
             spacing: one of OFFERED_SPACINGS.
-            finishes: a 0 follows; the recommended spacing may then end above sigma_min.
+            finishes: a 0 follows; the recommended spacing then ends above sigma_min.
             sigma_max, sigma_min: the user's; by default the model's own.
         """
         sigma_max = self.sigma_max if sigma_max is None else self._exact(sigma_max)
         sigma_min = self.sigma_min if sigma_min is None else sigma_min
         if spacing == RECOMMENDED:
-            density = recommended(self.schedule, intervals + finishes).density
-            if not finishes:
-                density = density._replace(last=0.0)
-            even = dense(density, sigma_max, sigma_min, intervals)
-            own = self.on_whole_times(even) if intervals > 1 else even
-            return own if len(own) == len(even) else even
+            calls = intervals + finishes
+            *falling, _ = recommended_sigmas(self.schedule, sigma_max, sigma_min, calls)
+            own = self.on_whole_times(falling) if calls > 2 else falling
+            falling = own if len(own) == calls else falling
+            return falling if finishes else [*falling, sigma_min]
         times = self.times(sigma_max, sigma_min)
         if spacing == "logSNR":
             first = flow_first(times.sigma, times.start, intervals)
@@ -181,8 +179,8 @@ class HostModel(ABC):
         made_for = calibration.fitted.model
         if self.kind and made_for and made_for != self.kind:
             raise ValueError(
-                f"{name} was made on a model of the kind {made_for!a}, and the loaded one is of the "
-                f"kind {self.kind}: choose another, or calibrate anew."
+                f"{name} was made on a model of the kind {escaped(made_for)}, and the loaded one is "
+                f"of the kind {self.kind}: choose another, or calibrate anew."
             )
         start, sigma_max = calibration.sigmas[0], self.own_sigma_max
         if abs(start - sigma_max) > SAME_START * sigma_max:

@@ -119,10 +119,9 @@ CATALOG: tuple[Entry, ...] = (
         "DPM++ (recommended)",
         Recommended(),
         None,
-        "The one to start with: takes form, order and corrector by the number of steps and the kind "
-        "of model, as measured the closest of all here from 5 steps up. Set the scheduler to "
-        "dpm_solver_recommended with it.",
-        "DPM-Solver++ (arXiv 2211.01095), UniPC (arXiv 2302.04867), benchmarks/recommended.py",
+        "The one to start with: sigmas and step weights that were fitted together on many models, "
+        "with and without guidance. Set the scheduler to dpm_solver_recommended with it.",
+        "DPM-Solver++ (arXiv 2211.01095), multistep of orders 1 to 3, benchmarks/fit_recommended.py",
     ),
     Entry(
         "dpm_solver++_2m",

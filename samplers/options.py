@@ -13,8 +13,9 @@ from typing import TypeVar, cast
 
 from .checks import between, one_of
 from .coefficients import Algorithm
+from .grid import Grid
 from .integrate import Threshold
-from .plan import Grid, Plan
+from .plan import Plan
 from .schedules.process import NoiseSchedule
 from .thresholding import dynamic_threshold
 

@@ -1,22 +1,17 @@
 """A plan: what a sampler will do, as data, before the first model call.
 
 In sigma space every solver of the family is a linear combination of a state and a few model outputs
-whose weights depend on the sigmas alone. A plan lists these combinations in float64; `drive` runs any.
+whose weights depend only on the sigmas. A plan lists these combinations in float64, and
+`integrate` runs any.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import NamedTuple
 
-import torch
-
-from .coefficients import Algorithm, Level, Transition, distance
-from .devices import as_float64
+from .coefficients import Algorithm, Level
 from .schedules.process import NoiseSchedule
 
 DENOISED = (0.0, 1.0)
@@ -27,9 +22,8 @@ PLANS_KEPT = 16
 SUM_TO_ONE = 1e-14
 """How far from 1 the weights of an average may be by rounding."""
 
-NEARLY_EQUAL = 1e-6
-"""Sigmas nearer than this in lambda_ count as equal: float32 lists hold neighbours that only rounding
-tells apart, and a slope taken across them would be rounding alone."""
+MOST_SHARE = 100.0
+"""The share of an output in an average up to which float32 holds it: weights may nearly cancel."""
 
 
 class Weights(NamedTuple):
@@ -44,7 +38,8 @@ class Weights(NamedTuple):
         if len(terms) == 2:
             (newer, weight), (older, weight_older) = terms
             both = weight + weight_older
-            if both and abs(self.state + both - 1.0) < SUM_TO_ONE:
+            is_average = abs(self.state + both - 1.0) < SUM_TO_ONE
+            if is_average and abs(weight_older) < MOST_SHARE * abs(both):
                 average = Average(newer, older, weight_older / both)
                 return Combination(self.state, terms, average)
         return Combination(self.state, terms)
@@ -171,168 +166,6 @@ def _correction_text(correction: Weights | None) -> str:
     if correction is None:
         return ""
     return f"  corrects {correction.state:.6g} " + " ".join(f"{w:.6g}" for w in correction.outputs)
-
-
-SMALLEST, LARGEST = 1e-18, 1e18
-"""Noise levels beyond these would give weights that float32 can't hold; no model comes near them."""
-
-
-def read_sigmas(
-    sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule
-) -> tuple[float, ...]:
-    """Check a list of sigmas and bring it to the CPU: the only place where a device is waited for.
-
-    Args:
-        sigmas: 1-D, falling (noise to image; may end at 0) or rising (image to noise; starts above
-            0 and ends below the schedule's limit). Neighbours may be equal.
-
-    Raises:
-        ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, or one beyond
-            SMALLEST and LARGEST, changes its direction, or lies outside the schedule.
-    """
-    sigmas = as_float64(sigmas)
-    if sigmas.ndim != 1:
-        raise ValueError(f"sigmas must be a 1-D list, not of shape {tuple(sigmas.shape)}.")
-    limit = schedule.sigma_limit
-    values = tuple(
-        limit if abs(sigma - limit) < NEARLY_EQUAL else sigma  # a flow's 1, rounded in float32
-        for sigma in sigmas.tolist()
-    )
-    if not values:
-        raise ValueError("sigmas is empty: a sampler needs at least the sigma it starts from.")
-    for i, sigma in enumerate(values):
-        if not math.isfinite(sigma) or sigma < 0.0:
-            raise ValueError(
-                f"sigmas[{i}] is {sigma}: every sigma must be finite and not negative."
-            )
-        if sigma > LARGEST or 0.0 < sigma < SMALLEST:
-            raise ValueError(
-                f"sigmas[{i}] is {sigma:g}: every sigma above 0 must lie between {SMALLEST:g} and "
-                f"{LARGEST:g}."
-            )
-        if sigma > limit:
-            raise ValueError(
-                f"sigmas[{i}] is {sigma:g}, and a flow model has none above {limit:g}, where all is "
-                "noise: take a scheduler made for this model, and in nodes that multiply sigmas "
-                "(MultiplySigmas) a factor of at most 1."
-            )
-    falls = any(b < a for a, b in pairwise(values))
-    rises = any(b > a for a, b in pairwise(values))
-    if falls and rises:
-        raise ValueError(
-            "sigmas change direction: they must fall all the way, or rise all the way."
-        )
-    if rises and values[0] == 0.0:
-        raise ValueError("rising sigmas must start above 0, for example at the model's sigma_min.")
-    if rises and values[-1] >= limit:
-        raise ValueError(
-            f"rising sigmas of a {type(schedule).__name__} model must end below "
-            f"{limit:g}, where no signal is left."
-        )
-    return values
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A checked list of sigmas, and what it comes to without its repetitions.
-
-    Attributes:
-        sigmas: the list, in the direction of travel.
-        levels: distinct in lambda_ by more than NEARLY_EQUAL, at least one.
-        repeats: for each of them, how many more times it stood in the list.
-    """
-
-    schedule: NoiseSchedule = field(compare=False)  # plans depend on the levels only
-    sigmas: tuple[float, ...] = field(compare=False)
-    levels: tuple[Level, ...]
-    repeats: tuple[int, ...]
-
-    @classmethod
-    def of(cls, sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule) -> Grid:
-        levels: list[Level] = []
-        repeats: list[int] = []
-        last = math.nan
-        values = read_sigmas(sigmas, schedule)
-        for sigma in values:
-            lambda_ = schedule.lambda_(sigma)
-            if lambda_ == last or abs(lambda_ - last) < NEARLY_EQUAL:
-                repeats[-1] += 1
-            else:
-                levels.append(Level(sigma, schedule.alpha(sigma), lambda_))
-                repeats.append(0)
-                last = lambda_
-        return cls(schedule, values, tuple(levels), tuple(repeats))
-
-    @property
-    def calls(self) -> int:
-        """Model calls on the list: one for each sigma but the last."""
-        return len(self.sigmas) - 1
-
-    @property
-    def intervals(self) -> int:
-        """N: how many intervals lie above zero."""
-        return len(self.levels) - 1 - (self.levels[-1].sigma == 0.0)
-
-    @property
-    def falls(self) -> bool:
-        return self.levels[-1].sigma <= self.levels[0].sigma
-
-    @property
-    def first(self) -> int:
-        """Index of the first sigma with a finite lambda_: 1 where a flow starts at sigma = 1."""
-        return int(math.isinf(self.levels[0].lambda_))
-
-    def transition(
-        self, algorithm: Algorithm, start: int, end: int, eta: float = 0.0, power: float = 1.0
-    ) -> Transition:
-        return Transition.between(algorithm, self.levels[start], self.levels[end], eta, power)
-
-    def distance(self, algorithm: Algorithm, start: int, end: int, power: float = 1.0) -> float:
-        return distance(algorithm, self.levels[start], self.levels[end], power)
-
-    def limit_step(self, index: int, kept: float = 1.0) -> Step:
-        """The exact first-order step where lambda_ is infinite: from a flow's 1, or to 0.
-
-        Both algorithms have this limit; in terms of the denoised output it is an Euler step.
-
-        Args:
-            kept: the part of the state's noise that is kept, the rest of its variance being fresh.
-        """
-        start, end = self.levels[index], self.levels[index + 1]
-        # x_t = sigma_t / sigma_s x_s + (alpha_t - alpha_s sigma_t / sigma_s) x0
-        state = kept * end.sigma / start.sigma
-        denoised = end.alpha - start.alpha * state
-        noise = end.sigma * math.sqrt(1.0 - kept * kept)
-        return Step(start.sigma, end.sigma, state, (denoised,), noise=noise)
-
-    def plan(self, steps: Sequence[Step]) -> Plan:
-        """The plan of these steps, one per interval, with a call for each repeated sigma put in.
-
-        At a repeated sigma the model is called and the state stays, so that n + 1 sigmas always
-        mean n calls.
-        """
-        if not any(self.repeats):
-            return Plan(tuple(steps))
-        rows: list[Step] = []
-        for i, (sigma, _, _) in enumerate(self.levels):
-            rows += [Step(sigma, sigma, 1.0, (), order=0)] * self.repeats[i]
-            if i < len(steps):
-                step, correction = steps[i], steps[i].correction
-                if correction:
-                    outputs = self._among_repeats(i, correction.outputs)
-                    correction = correction._replace(outputs=outputs)
-                outputs = self._among_repeats(i, step.outputs)
-                rows.append(step._replace(outputs=outputs, correction=correction))
-        return Plan(tuple(rows))
-
-    def _among_repeats(self, index: int, outputs: Sequence[float]) -> tuple[float, ...]:
-        """Weights for the calls up to the last one at levels[index], of which repeated ones get 0."""
-        weights: list[float] = []
-        for age, weight in enumerate(outputs):
-            weights += [weight] + [0.0] * self.repeats[index - age]
-        while weights and weights[-1] == 0.0:
-            weights.pop()
-        return tuple(weights)
 
 
 def prediction(algorithm: Algorithm, level: Level) -> tuple[float, float]:

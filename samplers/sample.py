@@ -19,10 +19,11 @@ from typing import Any, cast
 
 import torch
 
+from .grid import Grid
 from .integrate import Callback, Caller, Denoiser, Unconditional, at_least_float32, run
 from .noise import BrownianNoise, Noise, NoiseDevice, NoiseSampler, noise_of
 from .options import Options
-from .plan import Grid, Plan
+from .plan import Plan
 from .schedules.process import NoiseSchedule, VarianceExploding
 from .solvers.adaptive import Adaptive, AdaptiveInfo, AdaptiveRun
 from .solvers.fitted import Calibrated, Calibration

@@ -9,24 +9,38 @@ from typing import Any
 import comfy.samplers
 import torch
 
+from ...samplers.grid import Grid
 from ...samplers.log import LOG
 from ...samplers.options import Options
 from ...samplers.solvers.recommended import Recommended
+from .model import ComfyModel
 
 RECOMMENDED_SCHEDULER = "dpm_solver_recommended"
 
 
-def hint(options: Options, model_sampling: Any, sigmas: torch.Tensor) -> None:
-    """Write to the log what a run's sigmas suggest.
+def hint(options: Options, model: ComfyModel, sigmas: torch.Tensor, cfg: Any = None) -> None:
+    """Write to the log what a run's sigmas suggest, and what the recommended sampler takes for them.
 
     It never raises: models and schedulers of other packs may lack what it looks at.
+
+    Args:
+        cfg: the guider's, if it has one.
     """
     try:
         _rising(sigmas)
         if isinstance(options, Recommended):
-            _other_scheduler(model_sampling, sigmas)
+            _what_it_takes(options, model, sigmas, cfg)
+            _other_scheduler(model.model_sampling, sigmas)
     except Exception as error:
         LOG.debug("no hint for this run", exc_info=error)
+
+
+def _what_it_takes(options: Recommended, model: ComfyModel, sigmas: torch.Tensor, cfg: Any) -> None:
+    shift = getattr(model.model_sampling, "shift", None)
+    about = [options.describe(Grid.of(sigmas, model.schedule))]
+    about += [f"shift {shift:g}"] if isinstance(shift, float | int) and model.flow else []
+    about += [f"CFG {cfg:g}"] if isinstance(cfg, float | int) else []
+    LOG.info("DPM++ (recommended): %s", ", ".join(about))
 
 
 def _rising(sigmas: torch.Tensor) -> None:

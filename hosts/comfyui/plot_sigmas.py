@@ -9,7 +9,7 @@ import torch
 from ...lab import compare, plots
 from ...samplers import VarianceExploding
 from ...samplers.checks import escaped
-from ...samplers.plan import Grid, read_sigmas
+from ...samplers.grid import Grid, read_sigmas
 from . import sampling
 from .candidates import at_least_one_step, name_of
 from .model import ComfyModel

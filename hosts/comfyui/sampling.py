@@ -67,7 +67,7 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
         unconditional = None
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
-        hint(options, host_model.model_sampling, sigmas)
+        hint(options, host_model, sigmas, getattr(model.inner_model, "cfg", None))
         return run(
             replace(options, **settings).on(schedule),
             model,

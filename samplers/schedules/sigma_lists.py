@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import accumulate, pairwise
-from typing import NamedTuple
 
 from .process import NoiseSchedule
 
 TIME_POWERS = {"time_uniform": 1, "time_quadratic": 2}
 """Spacing in time -> the k for which the k-th root of time is evenly spaced."""
-
-KNOTS, LIMIT = 400, 20.0  # of `dense`: its resolution, and the largest exponent
 
 SPACINGS = ("logSNR", *TIME_POWERS)
 """The names of all, as the authors' code has them."""
@@ -57,49 +53,6 @@ def flow_first(sigma_of_time: Callable[[float], float], t_start: float, interval
     (benchmarks/defaults.py).
     """
     return sigma_of_time(t_start * (1.0 - 1.0 / max(intervals + 1, 2)))
-
-
-class Density(NamedTuple):
-    """Where a list of sigmas is dense, for `dense`.
-
-    With v from -1/2 at the first sigma to 1/2 at the last, steps in log sigma go with
-    exp(slope v + 4 curve v^2 + 8 skew v^3): where it is small, they are. `last` is how far, in log
-    sigma, the last sigma above zero lies above the model's sigma_min.
-    """
-
-    slope: float
-    curve: float
-    skew: float
-    last: float
-
-
-def dense(density: Density, sigma_start: float, sigma_end: float, intervals: int) -> list[float]:
-    """Sigmas from sigma_start to above sigma_end, `intervals` + 1 of them, as a density says."""
-    if intervals < 1:
-        return [sigma_start]
-    knots = [i / KNOTS - 0.5 for i in range(KNOTS + 1)]
-    steps = [
-        math.exp(
-            max(
-                -LIMIT,
-                min(
-                    LIMIT,
-                    density.slope * v + density.curve * 4.0 * v * v + density.skew * 8.0 * v**3,
-                ),
-            )
-        )
-        for v in knots
-    ]
-    way = [0.0, *accumulate((a + b) / 2.0 for a, b in pairwise(steps))]
-    whole = math.log(sigma_end) - math.log(sigma_start)
-    length = min(whole + max(density.last, 0.0), 0.1 * whole)
-    sigmas = []
-    for i in range(intervals + 1):
-        at = i * KNOTS / intervals
-        low = min(int(at), KNOTS - 1)
-        done = way[low] + (way[low + 1] - way[low]) * (at - low)
-        sigmas.append(sigma_start * math.exp(length * done / way[-1]))
-    return sigmas
 
 
 def in_time(

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from ..checks import at_least
+from ..grid import Grid
 from ..integrate import Caller, levels, run
 from ..log import LOG
 from ..options import Options, algorithm_of, order_of, solver_type_of
-from ..plan import Grid, Step
+from ..plan import Step
 from ..schedules.process import NoiseSchedule
 from ..schedules.sigma_lists import log_snr
 from .embedded import INNER_NODES, Attempt, EmbeddedPair, attempt
@@ -135,7 +136,7 @@ def flow_start(rtol: float, atol: float) -> float:
     """Where to begin on a flow that starts at sigma = 1, whose lambda_ is minus infinity.
 
     One Euler step leads there. Its local error is about (1 - sigma)^2 / 2, and this keeps it far below
-    the tolerance, down to 5e-9. Nearer to 1, sigmas would count as 1 (plan.NEARLY_EQUAL).
+    the tolerance, down to 5e-9. Nearer to 1, sigmas would count as 1 (grid.NEARLY_EQUAL).
     """
     return 1.0 - max(0.1 * math.sqrt(min(max(rtol, atol), 1.0)), 1e-4)
 

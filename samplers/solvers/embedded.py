@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 
 from ..coefficients import Algorithm
+from ..grid import Grid
 from ..integrate import Caller, advance, levels, model_output
-from ..plan import Grid, Step
+from ..plan import Step
 from ..schedules.process import NoiseSchedule
 from .singlestep import group
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..coefficients import EXACT
+from ..grid import LARGEST, SMALLEST, Grid
 from ..options import Options
-from ..plan import LARGEST, SMALLEST, Grid, Plan, Step, Weights, prediction
+from ..plan import Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule, RectifiedFlow, VarianceExploding
 
 FEW_CALLS = 8

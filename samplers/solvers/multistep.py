@@ -20,8 +20,9 @@ from typing import cast
 
 from ..checks import between, one_of
 from ..coefficients import EXACT, HALF_CURVATURE, MIDPOINT, Algorithm, Rule
+from ..grid import Grid
 from ..options import ALGORITHMS, Options, order_of, solver_type_of
-from ..plan import PLANS_KEPT, Grid, Plan, Step, Weights, prediction
+from ..plan import PLANS_KEPT, Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule
 from .long_steps import FAR, LINEAR, grows, is_group, reach
 from .singlestep import group

@@ -1,99 +1,284 @@
-"""The sampler to take without thinking: order, form, corrector and sigmas by the number of calls.
+"""The sampler to take without thinking: sigmas and step weights that belong together, as data.
 
-The table was found by `benchmarks/recommended.py`, which prints such rows. Between those that were
-about as good for a number of calls (and for 6, 20, 30 and 40 between mixtures of them) the noises of
-`benchmarks/quality.py` decided: on its default seed the table is a little flattered, so take another
-to judge it. What it depends on is the number of model calls and the kind of schedule; guidance it
-can't know, so that each row is a compromise of runs with and without, on an exact denoiser and on a
-trained network.
+`recommended.json` holds a row for each kind of model and number of calls, fitted on many models at
+once, with and without guidance, by descent through whole runs (`benchmarks/fit_recommended.py`). The
+solver is a multistep that interpolates x0 in lambda_: each step goes through the newest three outputs
+with exact weights, in which the slope and the curvature have a gain each, step by step. Gains of
+(1, 0) are second order, (1, 1/2) the published third order, (1, 1) true third order.
 
-What makes Adams' steps good here is the power of sigma. The slope bends the more the smaller sigma is,
-which a polynomial in sigma does not expect; in log sigma (a power of 0) or beyond, it does. From 15
-calls on the corrector, which sees the bend, makes up for that.
+The sigmas hold in s = sigma / alpha, in which a flow is a diffusion model, whatever its shift. On a
+part of such a list (image to image, split lists) the steps keep the gains of the whole. On any other
+list the sampler is DPM-Solver++ 2M, whose weights stay stable under guidance.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cache, lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
 
+from ..grid import Grid
 from ..options import Options
-from ..plan import Grid, Plan
+from ..plan import Plan, Step
 from ..schedules.process import NoiseSchedule, RectifiedFlow
-from ..schedules.sigma_lists import Density, dense
 from .multistep import Multistep
 
-SOLVERS: dict[str, dict[str, Any]] = {
-    "2M unic": {
-        "algorithm": "dpmsolver++",
-        "order": 2,
-        "solver_type": "exact",
-        "corrector": "unic",
-    },
-    **{f"adams {order}": {"algorithm": "adams", "order": order} for order in (2, 3, 4)},
-    **{
-        f"adams {order} unic": {"algorithm": "adams", "order": order, "corrector": "unic"}
-        for order in (2, 3, 4)
-    },
-}
-"""What `sample_multistep` is called with, by name; the order of no step is lowered at the end."""
+DATA = Path(__file__).with_suffix(".json")
+
+WIDE = 30.0
+"""Diffusion models whose sigma_max is above this start from nearly pure noise, as flows do (EDM, zero
+terminal SNR), and take a flow's rows."""
+
+FARTHEST = 1e4
+"""The s that stands for a flow's sigma = 1, where it is infinite."""
+
+FIRST_STEP = 1.0
+"""In log s: what the first step counts as where it comes from pure noise, however long it is. Its
+output is an average of all images, from any s that is high enough."""
 
 
-class Recommendation(NamedTuple):
-    """A solver, by its name in SOLVERS, the sigmas that go with it, and for "adams" its power."""
+@dataclass(frozen=True)
+class Row:
+    """A solver for one number of calls.
 
-    solver: str
-    density: Density
-    power: float | None = None
+    Attributes:
+        s: sigma / alpha of each call, falling; the first is the model's own.
+        slope, curvature: the gains of the step after each call; 0 where outputs for it are missing.
+    """
+
+    s: tuple[float, ...]
+    slope: tuple[float, ...]
+    curvature: tuple[float, ...]
 
     @property
-    def settings(self) -> dict[str, Any]:
-        power = {} if self.power is None else {"power": self.power}
-        return {**SOLVERS[self.solver], **power, "lower_order_final": "off"}
+    def calls(self) -> int:
+        return len(self.s)
 
 
-TABLE: dict[str, dict[int, Recommendation]] = {
-    "diffusion": {
-        5: Recommendation("adams 2", Density(1.19, 0.41, -0.95, 0.95), -0.54),
-        6: Recommendation("adams 2", Density(1.2, 0.55, -0.7, 0.6), -0.48),
-        8: Recommendation("adams 2", Density(1.22, 0.78, -0.32, 0.2), -0.39),
-        10: Recommendation("adams 3", Density(1.33, 0.37, -0.25, 0.08), 0.12),
-        12: Recommendation("adams 3", Density(1.72, 0.35, -0.17, 0.11), 0.14),
-        15: Recommendation("adams 3 unic", Density(-0.43, 0.33, 0.98, 0.33), 0.91),
-        20: Recommendation("adams 3 unic", Density(-0.6, 0.65, 1.37, 0.18), 1.08),
-        25: Recommendation("adams 3 unic", Density(-0.59, 0.67, 1.24, 0.1), 0.91),
-        30: Recommendation("adams 3 unic", Density(-0.59, 0.67, 1.24, 0.07), 0.91),
-        40: Recommendation("adams 3 unic", Density(-0.59, 0.67, 1.24, 0.03), 0.91),
-    },
-    "flow": {
-        5: Recommendation("adams 4", Density(2.35, -0.01, -0.15, 2.81)),
-        6: Recommendation("adams 2 unic", Density(2.27, 0.74, 0.75, 0.66)),
-        8: Recommendation("2M unic", Density(1.87, -1.07, 1.21, 3.13)),
-        10: Recommendation("2M unic", Density(2.38, -0.04, 0.36, 3.13)),
-        12: Recommendation("adams 3 unic", Density(2.2, 1.01, 0.39, 2.11)),
-        15: Recommendation("adams 3 unic", Density(1.98, 1.12, 0.71, 2.02)),
-        20: Recommendation("adams 4 unic", Density(1.76, 1.3, 1.11, 0.94)),
-        25: Recommendation("adams 4 unic", Density(1.2, 1.45, 1.74, 0.39)),
-        30: Recommendation("adams 4 unic", Density(1.23, 1.51, 1.82, 0.0)),
-    },
-}
-"""Kind of schedule -> model calls -> what to take."""
+@cache
+def rows(kind: str) -> dict[int, Row]:
+    """Kind of model, "flow" or "diffusion" -> calls -> row."""
+    data = json.loads(DATA.read_text(encoding="utf-8"))[kind]
+    return {
+        int(calls): Row(*(tuple(row[name]) for name in ("s", "slope", "curvature")))
+        for calls, row in data.items()
+    }
 
 
-def recommended(schedule: NoiseSchedule, calls: int) -> Recommendation:
-    """What to take for a number of model calls: the row of the nearest number, by ratio."""
-    rows = TABLE["flow" if isinstance(schedule, RectifiedFlow) else "diffusion"]
-    nearest = min(rows, key=lambda known: abs(math.log(known / max(calls, 1))))
-    return rows[nearest]
+def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
+    return "flow" if isinstance(schedule, RectifiedFlow) or sigma_max > WIDE else "diffusion"
+
+
+@cache
+def row_of(kind: str, calls: int) -> Row:
+    """The row for a number of calls: of that number, or between the two nearest."""
+    known = rows(kind)
+    if calls in known:
+        return known[calls]
+    below = max((n for n in known if n < calls), default=min(known))
+    above = min((n for n in known if n > calls), default=max(known))
+    if below == above:
+        return stretched(known[below], calls)
+    share = (math.log(calls) - math.log(below)) / (math.log(above) - math.log(below))
+    low, high = stretched(known[below], calls), stretched(known[above], calls)
+
+    def mixed(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(x + share * (y - x) for x, y in zip(a, b, strict=True))
+
+    levels = mixed(tuple(map(math.log, low.s)), tuple(map(math.log, high.s)))
+    return Row(
+        tuple(map(math.exp, levels)),
+        mixed(low.slope, high.slope),
+        mixed(low.curvature, high.curvature),
+    )
+
+
+def stretched(row: Row, calls: int) -> Row:
+    """The same for another number of calls: each step as at its place in the run."""
+    if calls < 2:
+        return Row(row.s[:calls], row.slope[:calls], row.curvature[:calls])
+
+    def between(values: Sequence[float]) -> list[float]:
+        places = [i * (len(values) - 1) / max(calls - 2, 1) for i in range(calls - 1)]
+        lows = [min(int(place), len(values) - 2) for place in places]
+        return [
+            values[low] + (place - low) * (values[low + 1] - values[low])
+            for low, place in zip(lows, places, strict=True)
+        ]
+
+    levels = between([math.log(s) for s in row.s[1:]])
+    return Row(
+        (row.s[0], *map(math.exp, levels)),
+        (0.0, *between(row.slope[1:])),
+        (0.0, 0.0, *between(row.curvature[1:])[1:]),
+    )
 
 
 def recommended_sigmas(
     schedule: NoiseSchedule, sigma_max: float, sigma_min: float, calls: int
 ) -> list[float]:
     """The sigmas of a run of so many calls: calls + 1, from sigma_max to 0."""
-    density = recommended(schedule, calls).density
-    return [*dense(density, sigma_max, sigma_min, calls - 1), 0.0]
+    row = row_of(kind_of(schedule, sigma_max), calls)
+    flow = isinstance(schedule, RectifiedFlow)
+    top, low = (
+        sigma / schedule.alpha(sigma) if sigma < schedule.sigma_limit else FARTHEST
+        for sigma in (sigma_max, sigma_min)
+    )
+    levels = _within([math.log(s) for s in row.s[1:]], math.log(top), math.log(low))
+    later = [math.exp(level) for level in levels]
+    return [sigma_max, *(s / (1.0 + s) if flow else s for s in later), 0.0]
+
+
+def _within(levels: list[float], top: float, low: float) -> list[float]:
+    """Levels between the two ends, squeezed from the end that they would pass."""
+    if not levels:
+        return levels
+    if levels[-1] < low < levels[0]:
+        scale = (levels[0] - low) / (levels[0] - levels[-1])
+        levels = [levels[0] + scale * (level - levels[0]) for level in levels]
+    if levels[0] >= top:
+        step = (top - levels[-1]) / len(levels)
+        scale = (top - step - levels[-1]) / (levels[0] - levels[-1]) if len(levels) > 1 else 0.0
+        levels = [levels[-1] + scale * (level - levels[-1]) for level in levels]
+    return levels
+
+
+def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
+    """The plan on these sigmas, which are a row's, as far as the host moved none.
+
+    Args:
+        first: the row's call that the run starts with. Outputs from before it don't exist, and don't
+            enter.
+    """
+    levels = [_log_s(level.sigma, level.alpha) for level in grid.levels]
+    if first == 0 and row.s[0] > WIDE and len(levels) > 1:
+        levels[0] = levels[1] + FIRST_STEP
+    steps = []
+    call = first
+    for i, (start, end) in enumerate(pairwise(grid.levels)):
+        call += grid.repeats[i]
+        at = min(call + i, row.calls - 1)
+        c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
+        state = end.sigma / start.sigma
+        total = end.alpha - start.alpha * state
+        outputs = (total * (1.0 + sum(c)), *(-total * weight for weight in c))
+        steps.append(Step(start.sigma, end.sigma, state, outputs, order=1 + len(c)))
+    return grid.plan(steps)
+
+
+def weights(levels: Sequence[float], slope: float, curvature: float) -> tuple[float, ...]:
+    """The weights c of the outputs before the newest, D, in D + sum_j c_j (D - D_j).
+
+    Args:
+        levels: log s of the last calls, at most three, and of the end of the step, which may be
+            minus infinity.
+        slope, curvature: the gains.
+    """
+    *before, start, end = levels
+    if not before:
+        return ()
+    h, h1 = start - end, before[-1] - start
+    if math.isinf(h):  # to zero: the output is extrapolated by one more step of the same length
+        of_slope, of_curvature = h1, 2.0 * h1 * h1
+    else:
+        full = h / -math.expm1(-h)
+        of_slope = full - 1.0
+        of_curvature = h * full - 2.0 * of_slope + h1 * of_slope
+    newer = slope * of_slope / h1
+    if len(before) == 1:
+        return (newer,)
+    h2 = before[-2] - before[-1]
+    of_curvature *= curvature
+    return newer + of_curvature / (h1 * h2), -of_curvature / ((h1 + h2) * h2)
+
+
+def _log_s(sigma: float, alpha: float) -> float:
+    if sigma == 0.0:
+        return -math.inf
+    return math.log(sigma / alpha) if alpha > sigma / FARTHEST else math.log(FARTHEST)
+
+
+class Part(NamedTuple):
+    """Where on a row's list a run is.
+
+    Attributes:
+        row: of the whole list.
+        first: its call that the run starts with.
+    """
+
+    row: Row
+    first: int
+
+
+KINDS = ("flow", "diffusion")
+
+MOST_CALLS = 200
+"""Of a whole list that a part is looked for in: 20 steps at a denoise of 0.1 are of such a one."""
+
+SAME_PLACE = 0.35
+"""How far a sigma may be from its place on a list, in units of the shorter step beside it: hosts move
+sigmas to whole times, at low noise by a good part of a step."""
+
+
+def part_of(grid: Grid) -> Part | None:
+    """The row and place that a list of sigmas is a part of, or None for other lists.
+
+    Only the sigmas count at which the model is called: where the last step leads to is free.
+    """
+    if not (grid.falls and grid.calls and len(set(grid.sigmas)) == len(grid.sigmas)):
+        return None
+    levels = tuple(_log_s(level.sigma, level.alpha) for level in grid.levels[: grid.calls])
+    schedule = grid.schedule
+    low = schedule.sigma_min or 0.0
+    low = _log_s(low, schedule.alpha(low))
+    found = [
+        (*place, kind, calls)
+        for kind in KINDS
+        for top in (math.inf, levels[0])  # of a part only the list's own top is known
+        for calls in range(len(levels), MOST_CALLS + 1)
+        if (place := _place(levels, _levels(kind, calls, top, low))) is not None
+    ]
+    if not found:
+        return None
+    _, first, kind, calls = min(found)
+    return Part(row_of(kind, calls), first)
+
+
+def _place(levels: Sequence[float], own: Sequence[float]) -> tuple[float, int] | None:
+    """Where on a whole list some levels are: (distance, first), if it is near enough."""
+    calls = len(own)
+    start = levels[1] if len(levels) > 1 else levels[0]
+    after = bisect_left(own, -start, key=lambda level: -level)  # own falls
+    near = min(after - 1, after, key=lambda i: abs(own[min(max(i, 0), calls - 1)] - start))
+    first = near - (len(levels) > 1)
+    if not 0 <= first <= calls - len(levels):
+        return None
+    worst = 0.0
+    for i, level in enumerate(levels, first):
+        if i == 0:
+            continue  # the model's own first sigma
+        below = own[i] - own[i + 1] if i + 1 < calls else math.inf
+        worst = max(worst, abs(level - own[i]) / min(own[i - 1] - own[i], below))
+        if worst > SAME_PLACE:
+            return None
+    return worst, first
+
+
+@lru_cache(4 * len(KINDS) * MOST_CALLS)
+def _levels(kind: str, calls: int, top: float, low: float) -> tuple[float, ...]:
+    """Those of `recommended_sigmas`."""
+    first, *later = map(math.log, row_of(kind, calls).s)
+    return (first, *_within(later, top, low))
+
+
+OTHER_LISTS = Multistep()
+"""What runs on lists that are no row's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,5 +286,20 @@ class Recommended(Options):
     """Settings of `sample_recommended`: only what all samplers have. It adds no noise."""
 
     def plan(self, grid: Grid) -> Plan:
-        settings = recommended(grid.schedule, grid.calls).settings
-        return Multistep(**settings).plan(grid)
+        part = part_of(grid)
+        if part is None:
+            return OTHER_LISTS.on(grid.schedule).plan(grid)
+        return plan_row(grid, *part)
+
+    def describe(self, grid: Grid) -> str:
+        """What it takes for a list, in words."""
+        kind = "flow" if isinstance(grid.schedule, RectifiedFlow) else "diffusion"
+        part = part_of(grid)
+        if part is None:
+            return (
+                f"{kind} model, {grid.calls} calls on other sigmas than its own: DPM++ 2M's weights"
+            )
+        last = part.first + grid.calls
+        whole = part.first == 0 and last == part.row.calls
+        which = "its" if whole else f"calls {part.first + 1} to {last} of {part.row.calls} of its"
+        return f"{kind} model, {grid.calls} calls: {which} own sigmas and weights"

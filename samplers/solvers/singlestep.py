@@ -18,8 +18,9 @@ from typing import cast
 
 from ..checks import one_of
 from ..coefficients import EXACT, MIDPOINT, Algorithm, distance
+from ..grid import Grid
 from ..options import Options, algorithm_of, order_of, solver_type_of
-from ..plan import PLANS_KEPT, Grid, Plan, Step, prediction
+from ..plan import PLANS_KEPT, Plan, Step, prediction
 from ..schedules.process import NoiseSchedule
 from .long_steps import groups
 

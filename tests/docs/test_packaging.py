@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationW
 
 # What a host runs, shows or loads: folders, with the kinds of files in them, and files of the root.
 ROOMS = {
-    "samplers": {".py"},
+    "samplers": {".py", ".json"},
     "lab": {".py"},
     "hosts": {".py"},
     "scripts": {".py"},
@@ -114,6 +114,26 @@ def test_new_versions_are_published_from_the_publishers_repository_alone() -> No
     assert publish["uses"].startswith("Comfy-Org/publish-node-action@")
 
 
+def test_each_push_and_pull_request_is_tested() -> None:
+    text = (ROOT / ".github/workflows/test.yml").read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {"push": None, "pull_request": None}  # every branch, forks too
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets." not in text
+    (job,) = workflow["jobs"].values()
+    assert "if" not in job
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {command.split()[1] for command in commands} == {"setup", "test"} <= targets
+    assert all(command.startswith("make ") for command in commands)
+    (python,) = (step for step in job["steps"] if "setup-python" in step.get("uses", ""))
+    assert python["with"]["python-version"] == "3.12"  # the newest that is measured; see the README
+    cached = next(step for step in job["steps"] if "cache" in step.get("uses", ""))["with"]
+    assert "~/.cache/dpm-solver-nodes" in cached["path"].split()
+    for pattern in re.search(r"hashFiles\((.*)\)", cached["key"])[1].split(", "):  # type: ignore[index]
+        assert list(ROOT.glob(pattern.strip("'"))), pattern
+
+
 # the archive
 
 
@@ -184,9 +204,12 @@ def test_the_wheel_holds_the_modules_and_imports(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.startswith(f"{PACK}-{project()['project']['version']}-py3-none-any")
     with zipfile.ZipFile(wheel) as contents:
-        modules = {name for name in contents.namelist() if name.endswith(".py")}
+        names = set(contents.namelist())
+    modules = {name for name in names if name.endswith(".py")}
     of_the_pack = {name for name in archive() if name.endswith(".py") and "scripts/" not in name}
     assert modules == {f"{PACK}/{name}" for name in of_the_pack}
+    data = {name for name in archive() if re.match(r"(samplers|lab|hosts)/.*\.json", name)}
+    assert data and names >= {f"{PACK}/{name}" for name in data}
     first = f"import sys; sys.path.insert(0, {str(wheel)!r}); import {PACK} as it"
     assert run(["-c", f"{first}; print(it.__file__)"], tmp_path).startswith(str(wheel))
 

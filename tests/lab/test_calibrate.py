@@ -30,7 +30,8 @@ from dpm_solver_nodes.samplers import (
     VarianceExploding,
     sample_multistep,
 )
-from dpm_solver_nodes.samplers.plan import Grid, Weights
+from dpm_solver_nodes.samplers.grid import Grid
+from dpm_solver_nodes.samplers.plan import Weights
 from dpm_solver_nodes.samplers.sample import sample_calibrated, sample_recommended
 from dpm_solver_nodes.samplers.schedules.sigma_lists import log_snr
 from dpm_solver_nodes.samplers.solvers.fitted import (

@@ -24,7 +24,7 @@ from dpm_solver_nodes.lab.metrics import Meter
 from dpm_solver_nodes.samplers import RectifiedFlow, VarianceExploding, checks
 from dpm_solver_nodes.samplers import sample as samplers
 from dpm_solver_nodes.samplers.catalog import CATALOG
-from dpm_solver_nodes.samplers.plan import Grid
+from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.tests.support.like_mps import LikeMPS
 

@@ -14,7 +14,8 @@ import torch
 from dpm_solver_nodes.samplers import RectifiedFlow, sample_calibrated
 from dpm_solver_nodes.samplers.catalog import CATALOG
 from dpm_solver_nodes.samplers.denoiser import NetworkDenoiser
-from dpm_solver_nodes.samplers.plan import Weights, read_sigmas
+from dpm_solver_nodes.samplers.grid import read_sigmas
+from dpm_solver_nodes.samplers.plan import Weights
 from dpm_solver_nodes.samplers.sample import sample
 from dpm_solver_nodes.samplers.schedules.networks import (
     ContinuousCosine,

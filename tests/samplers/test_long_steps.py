@@ -22,8 +22,8 @@ import torch
 from dpm_solver_nodes.samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from dpm_solver_nodes.samplers.catalog import CATALOG
 from dpm_solver_nodes.samplers.coefficients import Level
+from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.options import Options
-from dpm_solver_nodes.samplers.plan import Grid
 from dpm_solver_nodes.samplers.sample import sample
 from dpm_solver_nodes.samplers.solvers.long_steps import groups, grows, reach
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
@@ -96,6 +96,7 @@ def farther(values: Mapping[str, float], bound: float) -> dict[str, float]:
     return {name: ratio for name, ratio in values.items() if not ratio <= bound}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id_", FIXED)
 @pytest.mark.parametrize("key", MODELS, ids=" ".join)
 def test_no_solver_is_farther_than_euler_on_any_list_of_the_host(

@@ -19,7 +19,8 @@ from dpm_solver_nodes.samplers import (
     sample_multistep,
 )
 from dpm_solver_nodes.samplers.coefficients import Algorithm, phi
-from dpm_solver_nodes.samplers.plan import Grid, Plan
+from dpm_solver_nodes.samplers.grid import Grid
+from dpm_solver_nodes.samplers.plan import Plan
 from dpm_solver_nodes.samplers.solvers.singlestep import group_sizes
 from dpm_solver_nodes.tests.support.plans import plan_multistep, plan_singlestep
 
@@ -52,9 +53,13 @@ schedules = pytest.mark.parametrize("schedule", FALLING, ids=lambda s: type(s)._
 rising = pytest.mark.parametrize("rising", [False, True], ids=["falling", "rising"])
 
 
+RISING = (1.0, 0.9, 0.7, 0.55, 0.4, 0.3, 0.1, -0.05)
+"""In lambda_: the other way groups are made only of steps that are short for both algorithms."""
+
+
 def grid_of(schedule: NoiseSchedule, rising: bool = False) -> Grid:
-    sigmas = FALLING[schedule]
-    return Grid.of(sigmas[::-1] if rising else sigmas, schedule)
+    sigmas = tuple(map(schedule.sigma, RISING)) if rising else FALLING[schedule]
+    return Grid.of(sigmas, schedule)
 
 
 def bases(plan: Plan) -> list[int]:

@@ -24,8 +24,10 @@ from dpm_solver_nodes.samplers import (
     sample_multistep,
     sample_singlestep,
 )
-from dpm_solver_nodes.samplers.plan import NEARLY_EQUAL
+from dpm_solver_nodes.samplers.grid import NEARLY_EQUAL
 from dpm_solver_nodes.tests.support.mixture import Sampler, difference
+
+pytestmark = pytest.mark.slow
 
 VE, FLOW = VarianceExploding(), RectifiedFlow()
 PER_TEST = 100

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,15 +15,16 @@ from dpm_solver_nodes.samplers import (
     VarianceExploding,
     sample_multistep,
 )
-from dpm_solver_nodes.samplers.plan import Grid
+from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.sample import sample_recommended
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.recommended import (
-    SOLVERS,
-    TABLE,
     Recommended,
-    recommended,
+    kind_of,
+    part_of,
     recommended_sigmas,
+    row_of,
+    rows,
 )
 from dpm_solver_nodes.tests.support.mixture import Mixture, difference, start
 
@@ -40,24 +42,16 @@ RANGES = {
 }
 
 
-@both_kinds
-def test_every_row_is_a_solver_that_there_is(schedule: NoiseSchedule) -> None:
-    rows = TABLE["flow" if schedule == FLOW else "diffusion"]
-    for calls, row in rows.items():
-        assert recommended(schedule, calls) == row
-        assert row.solver in SOLVERS and row.settings["lower_order_final"] == "off"
-        assert all(map(math.isfinite, row.density)) and row.density.last >= 0.0
+KINDS = ("flow", "diffusion")
 
 
-@both_kinds
-def test_between_rows_the_nearest_by_ratio_is_taken(schedule: NoiseSchedule) -> None:
-    rows = TABLE["flow" if schedule == FLOW else "diffusion"]
-    for fewer, more in itertools.pairwise(sorted(rows)):
-        for calls in range(fewer, more + 1):
-            nearer = fewer if calls / fewer <= more / calls else more
-            assert recommended(schedule, calls) == rows[nearer]
-    assert recommended(schedule, 0) == recommended(schedule, 1) == rows[min(rows)]
-    assert recommended(schedule, 10_000) == rows[max(rows)]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_row_is_a_solver(kind: str) -> None:
+    for calls, row in rows(kind).items():
+        assert row.calls == len(row.slope) == len(row.curvature) == calls
+        assert all(later < sooner for sooner, later in itertools.pairwise(row.s))
+        assert all(map(math.isfinite, (*row.slope, *row.curvature)))
+        assert row.slope[0] == 0.0 and row.curvature[:2] == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("schedule", "first", "last"), RANGES.values(), ids=RANGES)
@@ -72,30 +66,99 @@ def test_sigmas_fall_from_the_first_to_zero(
         assert sigmas[-2] >= last * (1.0 - 1e-9)
 
 
+@pytest.mark.parametrize(("schedule", "first", "last"), RANGES.values(), ids=RANGES)
+@pytest.mark.parametrize("calls", [1, 2, 3, 5, 8, 11, 20, 33, 60])
+def test_a_constant_image_is_reached_exactly(
+    schedule: NoiseSchedule, first: float, last: float, calls: int
+) -> None:
+    """The weights of each step leave such an image where it is: they sum to what alpha says."""
+    plan = Recommended().plan(Grid.of(recommended_sigmas(schedule, first, last, calls), schedule))
+    assert len(plan.steps) == calls
+    for step in plan.steps:
+        before, after = schedule.alpha(step.sigma), schedule.alpha(step.sigma_next)
+        assert after == pytest.approx(step.state * before + sum(step.outputs), abs=1e-12)
+        assert step.state * step.sigma == pytest.approx(step.sigma_next, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in RANGES if name != "flow below 1"])
+@pytest.mark.parametrize("calls", [3, 5, 8, 11, 20, 33, 60])
+def test_its_own_sigmas_are_known_again_whole_and_in_parts(name: str, calls: int) -> None:
+    schedule, first, last = RANGES[name]
+    schedule = replace(schedule, sigma_min=last)
+    own = torch.tensor(recommended_sigmas(schedule, first, last, calls), dtype=torch.float32)
+    whole = part_of(Grid.of(own, schedule))
+    assert whole is not None and (whole.row.calls, whole.first) == (calls, 0)
+    middle = calls // 2
+    head = part_of(Grid.of(own[: middle + 1], schedule))
+    if middle > 2:  # the first few sigmas of neighbouring numbers of calls may be the same places
+        assert head is not None and (head.row.calls, head.first) == (calls, 0)
+    if calls > 5 and not squeezed(schedule, first, calls):
+        tail = part_of(Grid.of(own[middle:], schedule))
+        assert tail is not None and (tail.row.calls, tail.first) == (calls, middle)
+
+
+def squeezed(schedule: NoiseSchedule, first: float, calls: int) -> bool:
+    """Whether the model's range is too narrow for the row, so that a part can't be told again."""
+    second = row_of(kind_of(schedule, first), calls).s[1]
+    return first < schedule.sigma_limit and second * schedule.alpha(first) >= first
+
+
+def test_parts_of_a_run_take_the_same_steps_as_the_whole() -> None:
+    """But for the first steps of a later part, which lack outputs from before it."""
+    sigmas = recommended_sigmas(FLOW, 1.0, 0.003, 12)
+    whole = Recommended().plan(Grid.of(sigmas, FLOW)).steps
+    assert Recommended().plan(Grid.of(sigmas[:7], FLOW)).steps == whole[:6]
+    later = Recommended().plan(Grid.of(sigmas[6:], FLOW)).steps
+    assert later[2:] == whole[8:]
+    assert [len(step.outputs) for step in later[:3]] == [1, 2, 3]
+
+
+def test_sigmas_that_a_host_moved_to_whole_times_are_known_again() -> None:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    kept = (1.0 - betas).cumprod(0)
+    table = ((1.0 - kept) / kept).sqrt()
+    schedule = VarianceExploding(float(table[0]))
+    for calls in (5, 8, 12, 20, 30):
+        own = recommended_sigmas(schedule, float(table[-1]), float(table[0]), calls)
+        nearest = [
+            float(table[(table.log() - math.log(sigma)).abs().argmin()]) for sigma in own[:-1]
+        ]
+        part = part_of(Grid.of([*nearest, 0.0], schedule))
+        assert part is not None and (part.row.calls, part.first) == (calls, 0)
+
+
 @both_kinds
-@pytest.mark.parametrize("calls", [1, 2, 5, 8, 12, 20, 40])
-def test_it_is_multistep_with_the_rows_settings(schedule: NoiseSchedule, calls: int) -> None:
-    sigmas = recommended_sigmas(
-        schedule, *((14.6, 0.03) if schedule == VE else (1.0, 0.003)), calls
-    )
-    settings = recommended(schedule, calls).settings
-    x = start() if schedule == VE else start() / 14.6
+def test_other_lists_get_2m(schedule: NoiseSchedule) -> None:
+    even = [1.0 - i / 14 for i in range(14)]
+    lists = [[*even, 0.0], [*[14.6 * (0.03 / 14.6) ** (i / 19) for i in range(20)], 0.0]]
+    grid = Grid.of(lists[schedule == VE], schedule)
+    assert part_of(grid) is None
+    assert Recommended().plan(grid) == Multistep().on(schedule).plan(grid)
+    rising = Grid.of(recommended_sigmas(schedule, 0.99, 0.01, 10)[-2::-1], schedule)
+    assert part_of(rising) is None
+
+
+def test_what_it_takes_is_said_in_words() -> None:
+    def said(sigmas: list[float]) -> str:
+        return Recommended().describe(Grid.of(sigmas, FLOW))
+
+    own = recommended_sigmas(FLOW, 1.0, 0.003, 12)
+    assert said(own) == "flow model, 12 calls: its own sigmas and weights"
+    assert said(own[6:]) == "flow model, 6 calls: calls 7 to 12 of 12 of its own sigmas and weights"
+    assert "DPM++ 2M's weights" in said([1.0, 0.75, 0.5, 0.25, 0.0])
+
+
+@pytest.mark.parametrize("calls", [5, 10])
+def test_the_function_calls_the_model_once_at_each_sigma(calls: int) -> None:
+    sigmas = recommended_sigmas(VE, 14.6, 0.03, calls)
     seen: list[int] = []
     model = Mixture()
-    given = torch.tensor(sigmas, dtype=torch.float64)
     ours = sample_recommended(
-        model,
-        x,
-        given,
-        callback=lambda report: seen.append(report["i"]),
-        disable=True,
-        schedule=schedule,
+        model, start(), sigmas, callback=lambda report: seen.append(report["i"]), disable=True
     )
-    theirs = sample_multistep(Mixture(), x, given, disable=True, schedule=schedule, **settings)
-    assert difference(ours, theirs) == 0.0
     assert model.sigmas == sigmas[:-1] and seen == list(range(calls))
-    grid = Grid.of(given, schedule)
-    assert Recommended().plan(grid) == Multistep(**settings).plan(grid)
+    theirs = sample_multistep(Mixture(), start(), sigmas, disable=True)
+    assert difference(ours, theirs) > 0.0
 
 
 def test_without_a_schedule_it_is_diffusion() -> None:

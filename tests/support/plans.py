@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpm_solver_nodes.samplers.plan import Grid, Plan
+from dpm_solver_nodes.samplers.grid import Grid
+from dpm_solver_nodes.samplers.plan import Plan
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.singlestep import Singlestep
 

@@ -1,0 +1,341 @@
+"""Fits the recommended sampler: one list of sigmas and step weights on many models at once.
+
+    python -m dpm_solver_nodes.benchmarks.fit_recommended flow|diffusion [CALLS ...]
+
+The solver (`samplers/solvers/recommended.py`) interpolates x0: with lambda_ = -log s, it takes the
+exact step through the newest three outputs, slope and curvature each times a gain of the step's own.
+(1, 0) is a second-order multistep, (1, 1/2) the published third-order one. Free are all s but the
+first, and all gains. The aim is the near-worst model of `problems.TUNE`: the logsumexp of SHARPNESS
+times each model's log error relative to the best peer's on it, and penalties that keep the lengths
+of the steps and the gains smooth along the run, so that models that are not in the list profit as
+well. Its gradient is found by back-propagation through the whole run, and BFGS takes it from there.
+Each number of calls starts from its neighbour's solver. Results go to the file of the sampler's data,
+where rows that are not asked for stay. All seeds are in `problems.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+
+from ..samplers.solvers.recommended import FIRST_STEP
+from .problems import CHECK, PROCESSES, TUNE, Problem
+from .problems.fields import Pullback
+from .problems.problems import Denoiser
+from .problems.processes import PURE_NOISE
+from .references import reference
+
+DATA = Path(__file__).parent.parent / "samplers" / "solvers" / "recommended.json"
+EARLIER = 2
+SHARPNESS = 2.0
+SEVERAL_BELOW = 8
+"""With fewer calls there are several valleys: the best of several starts is taken."""
+
+USUAL = 1.0, 0.5
+"""Gains that are drawn to."""
+
+PULL, SMOOTH_GAINS, SMOOTH_STEPS = 0.02, 0.02, 0.1
+"""Of the squares of: gains less the usual ones, their differences from step to step, and second
+differences of the logs of the steps."""
+
+FREE_BELOW = 20
+"""With fewer calls the penalties count less: there is less to be smooth."""
+
+TOLERANCE = 1e-3
+"""Of the aim: less is no gain."""
+
+DIGITS = 6
+KINDS = {"flow": ("flow3", "flow1", "flow6"), "diffusion": ("sd",)}
+"""The processes of a kind. The first is fitted on; the models are the same in all, the peers not."""
+
+
+@dataclass
+class Solver:
+    """Levels in log s, [calls], and gains, [calls, 2]."""
+
+    levels: torch.Tensor
+    gains: torch.Tensor
+    flow: bool
+
+    @property
+    def calls(self) -> int:
+        return len(self.levels)
+
+    def c(self) -> torch.Tensor:
+        """Weights of the earlier outputs, [calls, EARLIER]: see `weights` in the sampler's module."""
+        levels = self.levels
+        if self.flow:
+            levels = torch.cat([levels[1:2] + FIRST_STEP, levels[1:]])
+        steps = -levels.diff()
+        h = torch.cat([steps, steps.new_ones(1)])
+        full = h / -torch.expm1(-h)
+        slope = full - 1.0
+        square = h * full - 2.0 * slope
+        before = torch.cat([steps.new_ones(1), steps])
+        before_that = torch.cat([steps.new_ones(2), steps[:-1]])
+        last = torch.arange(self.calls) == self.calls - 1
+        slope = torch.where(last, before, slope)
+        curvature = torch.where(last, 2.0 * before.square(), square + before * slope)
+        first, second = self.gains.unbind(1)
+        first = first * (torch.arange(self.calls) > 0)
+        second = second * (torch.arange(self.calls) > 1)
+        newer = first * slope / before + second * curvature / (before * before_that)
+        older = -second * curvature / ((before + before_that) * before_that)
+        return torch.stack([newer, older], 1)
+
+
+def run(model: Denoiser, z: torch.Tensor, solver: Solver) -> torch.Tensor:
+    return Run(model, z, solver).images
+
+
+class Run:
+    """A run of a solver, which can take a gradient back."""
+
+    def __init__(self, model: Denoiser, z: torch.Tensor, solver: Solver) -> None:
+        self.solver = solver
+        self.s = solver.levels.exp().tolist()
+        self.c = solver.c().tolist()
+        self.kept: list[tuple[torch.Tensor, torch.Tensor, Pullback]] = []
+        outputs: list[torch.Tensor] = []
+        for i, (s, c) in enumerate(zip(self.s, self.c, strict=True)):
+            denoised, pullback = model.linearised(z, s)
+            outputs = [denoised, *outputs[:EARLIER]]
+            mixed = denoised * (1.0 + sum(c[:i]))
+            for weight, output in zip(c, outputs[1:], strict=False):
+                mixed.sub_(output, alpha=weight)
+            self.kept.append((denoised, z - mixed, pullback))
+            z = mixed if i + 1 == solver.calls else torch.lerp(mixed, z, self.s[i + 1] / s)
+        self.images = z
+
+    def gradient(self, at_images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """From the gradient at the images to those at the levels and c of the solver."""
+        calls = self.solver.calls
+        levels, c = [0.0] * calls, torch.zeros(calls, EARLIER, dtype=torch.float64)
+        at_state = at_images
+        at_outputs: list[torch.Tensor | None] = [None] * calls
+        for i in reversed(range(calls)):
+            _, way, pullback = self.kept[i]
+            r = 0.0 if i + 1 == calls else self.s[i + 1] / self.s[i]
+            if r:
+                at_level = r * float((at_state * way).sum())
+                levels[i + 1] += at_level
+                levels[i] -= at_level
+            at_mixed = at_state * (1.0 - r)
+            earlier = min(i, EARLIER)
+            own = at_mixed * (1.0 + sum(self.c[i][:earlier]))
+            for j in range(earlier):
+                before = self.kept[i - 1 - j][0]
+                c[i, j] = float((at_mixed * (self.kept[i][0] - before)).sum())
+                add_to = at_outputs[i - 1 - j]
+                if add_to is None:
+                    at_outputs[i - 1 - j] = at_mixed * -self.c[i][j]
+                else:
+                    add_to.sub_(at_mixed, alpha=self.c[i][j])
+            later = at_outputs[i]
+            if later is not None:
+                own += later
+            at_z, at_s = pullback(own)
+            levels[i] += self.s[i] * at_s
+            at_state = at_z.add_(at_state, alpha=r)
+        return torch.tensor(levels, dtype=torch.float64), c
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem with its process, in float32: start, converged images and the best peers' errors."""
+
+    model: Denoiser
+    start: torch.Tensor
+    solution: torch.Tensor
+    references: dict[int, float]
+
+    @classmethod
+    def of(cls, problem: Problem, processes: Sequence[str], calls: Sequence[int]) -> Case:
+        kind = PROCESSES[processes[0]]
+        return cls(
+            problem.make(torch.float32),
+            kind.start(problem.noise()).float(),
+            problem.solution(kind).float(),
+            {n: reference(problem, processes, n) for n in calls},
+        )
+
+    def ratio(self, solver: Solver) -> tuple[float, torch.Tensor, torch.Tensor]:
+        """Log of the error over the best peer's, and its gradients at the levels and c."""
+        made = Run(self.model, self.start, solver)
+        off = made.images - self.solution
+        squares = off.square().mean(1, keepdim=True).clamp_min(1e-12)
+        value = 0.5 * float(squares.log().mean()) - math.log(self.references[solver.calls])
+        return value, *made.gradient(off / (squares * off.numel()))
+
+
+def multistep_2m(flow: bool, calls: int) -> Solver:
+    """A second-order multistep on Karras' spacing in s."""
+    first = PURE_NOISE if flow else PROCESSES["sd"].s_max
+    top, count = (40.0, calls - 1) if flow else (first, calls)
+    ends = top ** (1.0 / 7.0), 0.04 ** (1.0 / 7.0)
+    s = [(ends[0] + (ends[1] - ends[0]) * i / (count - 1)) ** 7 for i in range(count)]
+    levels = torch.tensor([first] * flow + s, dtype=torch.float64).log()
+    gains = torch.zeros(calls, 2, dtype=torch.float64)
+    gains[1:-1, 0] = 1.0
+    return Solver(levels, gains, flow)
+
+
+def stretched(solver: Solver, calls: int) -> Solver:
+    """A solver of another number of calls, each step at the place that it has in the run."""
+    old = np.linspace(0.0, 1.0, solver.calls - 1)
+    new = np.linspace(0.0, 1.0, calls - 1)
+    levels, gains = solver.levels.numpy(), solver.gains.numpy()
+    levels = np.concatenate([levels[:1], np.interp(new, old, levels[1:])])
+    between = np.stack([np.interp(new, old, gains[1:, j]) for j in range(2)], 1)
+    gains = np.concatenate([np.zeros((1, 2)), between])
+    gains[:2, 1] = 0.0
+    return Solver(torch.tensor(levels), torch.tensor(gains), solver.flow)
+
+
+def descend(cases: Sequence[Case], start: Solver, iterations: int) -> tuple[Solver, float]:
+    """BFGS on the logs of the steps and on the gains: Adam crawls along such a narrow valley."""
+    calls, first = start.calls, start.levels[:1]
+
+    def solver(free: torch.Tensor) -> Solver:
+        levels = torch.cat([first, first - free[: calls - 1].exp().cumsum(0)])
+        ones, twos = free[calls - 1 : 2 * (calls - 1)], free[2 * (calls - 1) :]
+        gains = torch.stack(
+            [torch.cat([ones.new_zeros(1), ones]), torch.cat([twos.new_zeros(2), twos])], 1
+        )
+        return Solver(levels, gains, start.flow)
+
+    def penalty(free: torch.Tensor) -> torch.Tensor:
+        steps = free[start.flow : calls - 1]
+        ones, twos = free[calls - 1 : 2 * (calls - 1)], free[2 * (calls - 1) :]
+        value = SMOOTH_STEPS * steps.diff(n=2).square().sum()
+        for gains, usual in ((ones, USUAL[0]), (twos, USUAL[1])):
+            inner = gains[int(start.flow) : -1]
+            value = value + PULL * (inner - usual).square().sum()
+            value = value + SMOOTH_GAINS * inner.diff().square().sum()
+        return value * min(1.0, (calls / FREE_BELOW) ** 2)
+
+    def aim(values: np.ndarray) -> tuple[float, np.ndarray]:
+        free = torch.tensor(values, requires_grad=True)
+        made = solver(free)
+        c = made.c()
+        at = Solver(made.levels.detach(), made.gains.detach(), start.flow)
+        ratios, at_levels, at_c = zip(*(case.ratio(at) for case in cases), strict=True)
+        scaled = SHARPNESS * torch.tensor(ratios, dtype=torch.float64)
+        shares = torch.softmax(scaled, 0)
+        of_levels = torch.einsum("k,ki->i", shares, torch.stack(at_levels))
+        of_c = torch.einsum("k,kij->ij", shares, torch.stack(at_c))
+        extra = penalty(free)
+        torch.autograd.backward((made.levels, c, extra), (of_levels, of_c, None))
+        value = float(torch.logsumexp(scaled, 0)) / SHARPNESS + float(extra.detach())
+        assert free.grad is not None
+        return value, free.grad.numpy()
+
+    steps = (-start.levels.diff()).log()
+    free = torch.cat([steps, start.gains[1:, 0], start.gains[2:, 1]]).numpy()
+    lowest = math.inf
+    while iterations > 0:  # float32 may end a search early: it goes on with a fresh Hessian
+        found = minimize(aim, free, jac=True, method="BFGS", options={"maxiter": iterations})
+        free, iterations = found.x, iterations - max(found.nit, 1)
+        gain, lowest = lowest - found.fun, found.fun
+        if gain < TOLERANCE:
+            break
+    best = solver(torch.tensor(free))
+    return best, lowest
+
+
+def read(kind: str) -> dict[int, Solver]:
+    if not DATA.exists():
+        return {}
+    rows = json.loads(DATA.read_text()).get(kind, {})
+    return {
+        int(calls): Solver(
+            torch.tensor(row["s"], dtype=torch.float64).log(),
+            torch.tensor([row["slope"], row["curvature"]], dtype=torch.float64).T,
+            kind == "flow",
+        )
+        for calls, row in rows.items()
+    }
+
+
+def write(kind: str, rows: dict[int, Solver]) -> None:
+    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+
+    def short(values: torch.Tensor) -> list[float]:
+        return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]
+
+    data[kind] = {
+        str(calls): {
+            "s": short(rows[calls].levels.exp()),
+            "slope": short(rows[calls].gains[:, 0]),
+            "curvature": short(rows[calls].gains[:, 1]),
+        }
+        for calls in sorted(rows)
+    }
+    text = json.dumps(data)
+    for mark in ('"flow"', '"diffusion"', '"s"', '"slope"', '"curvature"'):
+        text = text.replace(mark, "\n" + mark)
+    DATA.write_text(text + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("calls", nargs="*", type=int)
+    parser.add_argument("--fresh", action="store_true", help="forget the row, start from others")
+    parser.add_argument("--iterations", type=int, default=250)
+    parser.add_argument("--networks", action="store_true", help="fit on trained networks too")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    wanted = options.calls or [8, 10, 12, 15, 20, 25, 30, 6, 5, 4]
+    processes = KINDS[options.kind]
+
+    def cases_of(problems: Sequence[Problem]) -> list[Case]:
+        return [
+            Case.of(p, processes, wanted)
+            for p in problems
+            if set(processes) & set(p.processes) and (options.networks or p.family != "network")
+        ]
+
+    cases, others = cases_of(TUNE), cases_of(CHECK)
+    print(f"{len(cases)} models", flush=True)
+    for calls in wanted:
+        began = time.time()
+        rows = read(options.kind)
+        starts = [rows[calls]] if calls in rows and not options.fresh else []
+        neighbours = [n for n in rows if n != calls]
+        if neighbours and (not starts or calls < SEVERAL_BELOW):
+            nearest = min(neighbours, key=lambda n: abs(math.log(n / calls)))
+            starts.append(stretched(rows[nearest], calls))
+        if not starts or calls < SEVERAL_BELOW:
+            starts.append(multistep_2m(options.kind == "flow", calls))
+        found, _ = min(
+            (descend(cases, start, options.iterations) for start in starts),
+            key=lambda pair: pair[1],
+        )
+        rows = read(options.kind)
+        rows[calls] = found
+        write(options.kind, rows)
+        ratios = [math.exp(case.ratio(found)[0]) for case in cases]
+        check = [math.exp(case.ratio(found)[0]) for case in others]
+        print(
+            f"{options.kind} {calls:2d}: worst {max(ratios):.2f}, mean "
+            f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}  |",
+            " ".join(f"{r:.2f}" for r in ratios),
+            "| check",
+            " ".join(f"{r:.2f}" for r in check),
+            f"| {time.time() - began:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Judges the recommended sampler on models that it was not fitted on, beside ComfyUI's samplers.
+
+    python -m dpm_solver_nodes.benchmarks.judge_recommended [--tune] [--processes sd flow3 ...]
+
+For each problem of `problems.JUDGE`, process and number of calls: its error over that of the best
+ComfyUI sampler x scheduler, and over that of what people use, and the means and worst cases of those
+by family. All run through ComfyUI's KSAMPLER, on Stable Diffusion's schedule at its whole times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..samplers import RectifiedFlow, VarianceExploding
+from ..samplers.grid import Grid
+from ..samplers.integrate import Caller, run
+from ..samplers.solvers.recommended import kind_of, plan_row, recommended_sigmas, row_of
+from . import references
+from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
+from .problems.problems import error
+
+
+def schedule_of(process: Process) -> Any:
+    return RectifiedFlow() if process.flow else VarianceExploding()
+
+
+def sampler_of(process: Process, calls: int) -> Callable[..., torch.Tensor]:
+    """The recommended one of a whole run of so many calls, also for the end of its list."""
+    schedule = schedule_of(process)
+    row = row_of(kind_of(schedule, process.sigma_max), calls)
+
+    def sample(
+        model: Any,
+        x: torch.Tensor,
+        sigmas: torch.Tensor,
+        extra_args: Any = None,
+        callback: Any = None,
+        disable: Any = None,
+    ) -> torch.Tensor:
+        first = calls - (len(sigmas) - 1)
+        plan = plan_row(Grid.of(sigmas, schedule), row, first)
+        with Caller(model, len(plan.steps), extra_args, callback, disable=disable) as caller:
+            return run(plan, caller, x)
+
+    return sample
+
+
+def sigmas_of(process: Process, calls: int) -> torch.Tensor:
+    """As the host would hand them over: at Stable Diffusion's whole times."""
+    sigmas = recommended_sigmas(schedule_of(process), process.sigma_max, process.sigma_min, calls)
+    if process.name in ("sd", "zero-snr"):
+        table = references.model_sampling(process).sigmas.double().log()
+        inner = torch.tensor(sigmas[:-1], dtype=torch.float64).log()
+        nearest = (inner[:, None] - table).abs().argmin(1)
+        return torch.cat([table[nearest].exp(), torch.zeros(1, dtype=torch.float64)])
+    return torch.tensor(sigmas, dtype=torch.float64)
+
+
+def ours(problem: Problem, process: Process, calls: int) -> float:
+    images, made = references.result(
+        problem, process, sampler_of(process, calls), sigmas_of(process, calls), problem.noise()
+    )
+    assert made == calls
+    return float(error(images, problem.solution(process)).exp())
+
+
+def mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tune", action="store_true", help="on the problems of the fit instead")
+    parser.add_argument("--processes", nargs="*", default=list(PROCESSES))
+    parser.add_argument("--families", nargs="*", help="only these kinds of problems")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    calls = references.CALLS
+    groups: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    print(f"error / best peer's (/ usual's) at {', '.join(map(str, calls))} calls")
+    for problem in TUNE if options.tune else JUDGE:
+        if options.families and problem.family not in options.families:
+            continue
+        for name in problem.processes:
+            if name not in options.processes:
+                continue
+            process = PROCESSES[name]
+            found = references.errors(problem, process, calls)
+            usual = " ".join(references.USUAL[process.flow])
+            text = []
+            for n in calls:
+                value = ours(problem, process, n)
+                ratios = (value / min(found[str(n)].values()), value / found[str(n)][usual])
+                for group in (f"{problem.family}, {name}", f"{problem.family}, all"):
+                    groups[group][n].append(ratios)
+                text.append(f"{ratios[0]:5.2f} ({ratios[1]:4.2f})")
+            print(f"{problem.name:58s} {name:9s}" + " ".join(text), flush=True)
+    print("\nmean and worst over the best peer's, mean over the usual's, by calls and over all")
+    for group, cells in sorted(groups.items()):
+        text = [
+            f"{mean([a for a, _ in cells[n]]):4.2f} {max(a for a, _ in cells[n]):5.2f}"
+            for n in calls
+        ]
+        both = [pair for n in calls for pair in cells[n]]
+        text.append(
+            f"| {mean([a for a, _ in both]):4.2f} {max(a for a, _ in both):5.2f}, "
+            f"usual {mean([b for _, b in both]):4.2f}"
+        )
+        print(f"{group:24s} " + "  ".join(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""The list of problems: what the recommended sampler is fitted on, and what it is judged on."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+
+from . import networks, pictures
+from .fields import Fields, Pullback, spectrum, thinned
+from .mixtures import Mixture
+from .pictures import CACHE
+from .processes import Process
+
+
+class Denoiser(Protocol):
+    """A model in z and s.
+
+    Attributes:
+        values: of an image.
+    """
+
+    values: int
+
+    def __call__(self, z: torch.Tensor, s: torch.Tensor | float) -> torch.Tensor:
+        """From a state z = x / alpha, [batch, values], and s = sigma / alpha to denoised images."""
+
+    def linearised(self, z: torch.Tensor, s: float) -> tuple[torch.Tensor, Pullback]:
+        """The denoised images, and how a gradient at them goes back to z and s."""
+
+
+FINE = 1200
+"""Steps of the converged solution. With half of them it moves by less than 1e-6 of the best sampler's
+error at 30 calls on exact models."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model with its guidance, and the noises that it starts from.
+
+    Attributes:
+        family: what kind of model: "fields", "photographs", "emoji", "digits", "network".
+        make: the denoiser; `values` is the size of an image.
+        processes: names of those that samplers are compared on.
+        images: image k is of class k, where there are classes.
+    """
+
+    name: str
+    family: str
+    guidance: float
+    make: Callable[[torch.dtype], Denoiser]
+    processes: tuple[str, ...]
+    seed: int
+    images: int = 8
+
+    @cached_property
+    def model(self) -> Denoiser:
+        return self.make(torch.float64)
+
+    @property
+    def values(self) -> int:
+        return self.model.values
+
+    def noise(self) -> torch.Tensor:
+        """Unit noise, float64, [images, values]."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(self.images, self.values, generator=generator, dtype=torch.float64)
+
+    def solution(self, process: Process) -> torch.Tensor:
+        """The converged images; kept on disk."""
+        key = f"{self} {process.s_max} {process.s_min} {FINE}"
+        kept = CACHE / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
+        if not kept.exists():
+            CACHE.mkdir(parents=True, exist_ok=True)
+            start = process.start(self.noise())
+            torch.save(self.solve(start, process.s_max, process.s_min, FINE), kept)
+        return torch.load(kept)
+
+    def solve(self, z: torch.Tensor, s_max: float, s_min: float, steps: int) -> torch.Tensor:
+        """The converged images from a state, by classical Runge-Kutta and one last denoising."""
+        levels = torch.linspace(math.log(s_max), math.log(s_min), steps + 1).tolist()
+        with torch.no_grad():
+            for a, b in pairwise(levels):
+                h, middle = b - a, math.exp((a + b) / 2.0)
+                k1 = z - self.model(z, math.exp(a))
+                z2 = z + h / 2.0 * k1
+                k2 = z2 - self.model(z2, middle)
+                z3 = z + h / 2.0 * k2
+                k3 = z3 - self.model(z3, middle)
+                z4 = z + h * k3
+                k4 = z4 - self.model(z4, math.exp(b))
+                z = z + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+            return self.model(z, s_min)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.seed} {self.images}"
+
+
+def error(images: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
+    """Log of the geometric mean over images of the root mean square distance."""
+    distance = (images - solution).square().mean(1).sqrt()
+    return distance.clamp_min(1e-12).log().mean()
+
+
+BOUNDED, FLOWS = ("sd", "zero-snr", "edm"), ("flow1", "flow3", "flow6", "flow12")
+
+
+def fields(
+    shape: Sequence[int],
+    exponent: float,
+    guidance: float,
+    seed: int,
+    channels: int = 1,
+    share: float = 0.5,
+    images: int = 8,
+    thin: bool = False,
+) -> Problem:
+    slow = 4.0 if len(shape) == 3 else 1.0
+
+    def make(dtype: torch.dtype) -> Fields:
+        variances = spectrum(shape, exponent, slow)
+        variances = thinned(variances) if thin else variances
+        return Fields(variances.repeat(channels), guidance, seed, share=share, dtype=dtype)
+
+    size = "x".join(map(str, shape))
+    flows = FLOWS[:3] if shape[-1] <= 48 else FLOWS[1:]
+    return Problem(
+        f"fields {channels}x{size} p {exponent:g} share {share:g} g {guidance:g}",
+        "fields",
+        guidance,
+        make,
+        (*BOUNDED, *flows),
+        seed + 1,
+        images,
+    )
+
+
+def mixture(
+    family: str,
+    name: str,
+    load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    smoothing: float,
+    guidance: float,
+    seed: int,
+    images: int = 8,
+) -> Problem:
+    return Problem(
+        f"{family} {name} smoothing {smoothing:g} g {guidance:g}",
+        family,
+        guidance,
+        lambda dtype: Mixture(*load(), smoothing, guidance, dtype),
+        (*BOUNDED, *FLOWS),
+        seed,
+        images,
+    )
+
+
+def photographs(
+    names: tuple[str, ...],
+    size: int,
+    smoothing: float,
+    guidance: float,
+    seed: int,
+    count: int = 480,
+) -> Problem:
+    title = f"{'+'.join(names)} {size}x{size}x3"
+    return mixture(
+        "photographs",
+        title,
+        lambda: pictures.patches(names, size, count, seed),
+        smoothing,
+        guidance,
+        seed,
+    )
+
+
+def emoji(size: int, offset: int, smoothing: float, guidance: float, seed: int) -> Problem:
+    return mixture(
+        "emoji",
+        f"{size}x{size}x3 from {offset}",
+        lambda: pictures.emoji(size, 480, offset),
+        smoothing,
+        guidance,
+        seed,
+    )
+
+
+def digits(smoothing: float, guidance: float, seed: int) -> Problem:
+    return mixture("digits", "8x8", pictures.digits, smoothing, guidance, seed)
+
+
+def demo(guidance: float, seed: int) -> Problem:
+    return Problem(
+        f"demo g {guidance:g}",
+        "network",
+        guidance,
+        lambda _: networks.Demo(guidance),
+        ("sd",),
+        seed,
+    )
+
+
+def trained(
+    name: str,
+    load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
+    guidance: float,
+    seed: int,
+    images: int = 6,
+) -> Problem:
+    return Problem(
+        f"trained {name} g {guidance:g}",
+        "network",
+        guidance,
+        lambda _: networks.Trained(name, load, guidance, seed),
+        (*BOUNDED, *FLOWS),
+        seed,
+        images,
+    )
+
+
+TUNE: tuple[Problem, ...] = (
+    fields((20, 20), 1.4, 1.0, 100, channels=4, images=6),
+    fields((32, 32), 2.0, 0.0, 102, images=6),
+    fields((48, 48), 2.4, 5.0, 104, images=6),
+    fields((64, 64), 2.5, 0.0, 106, images=6, thin=True),
+    fields((64, 64), 2.2, 7.0, 108, images=6, thin=True),
+    fields((48, 48), 3.0, 2.0, 110, images=6),
+    fields((96, 96), 2.1, 4.0, 112, images=6, thin=True),
+    fields((128, 128), 2.4, 3.0, 114, images=6, thin=True),
+    fields((5, 16, 24), 2.3, 5.0, 116, images=6),
+    photographs(("china", "flower"), 8, 0.1, 8.0, 120),
+    photographs(("china", "flower"), 8, 0.25, 0.0, 122),
+    photographs(("china", "flower"), 12, 0.1, 4.0, 124),
+    emoji(8, 0, 0.25, 5.0, 126),
+    digits(0.25, 0.0, 128),
+    digits(0.25, 7.5, 130),
+    digits(0.12, 3.0, 138),
+    fields((24, 24), 1.7, 3.0, 140, images=6),
+    fields((40, 40), 2.2, 0.0, 142, images=6),
+    photographs(("china",), 8, 0.15, 2.0, 144),
+    emoji(8, 0, 0.1, 0.0, 146),
+    trained(
+        "china+flower 8x8x3",
+        lambda: pictures.patches(("china", "flower"), 8, 3000, 3),
+        4.0,
+        134,
+    ),
+    trained("emoji 8x8x3 from 0", lambda: pictures.emoji(8, 1600), 0.0, 136),
+    demo(4.0, 132),
+)
+
+CHECK: tuple[Problem, ...] = (
+    fields((40, 40), 1.9, 3.0, 50, images=6),
+    fields((72, 72), 2.6, 6.0, 52, images=6, thin=True),
+    photographs(("rocket",), 8, 0.15, 5.0, 54),
+    digits(0.15, 2.0, 56),
+    emoji(8, 2, 0.2, 3.0, 58),
+)
+"""What the penalties of a fit are chosen by."""
+
+JUDGE: tuple[Problem, ...] = (
+    fields((64, 64), 2.4, 0.0, 7),
+    fields((64, 64), 2.2, 4.0, 9),
+    fields((96, 96), 2.5, 4.0, 11),
+    fields((32, 32), 1.7, 7.0, 13, channels=4),
+    fields((80, 80), 2.1, 5.0, 15, share=0.3),
+    fields((128, 128), 2.4, 3.0, 17, images=6),
+    fields((7, 24, 40), 2.2, 6.0, 19),
+    photographs(("coffee", "chelsea"), 16, 0.25, 4.0, 21),
+    photographs(("astronaut", "rocket"), 8, 0.1, 7.5, 23),
+    photographs(("coffee", "retina"), 8, 0.1, 0.0, 25),
+    emoji(16, 1, 0.1, 4.0, 27),
+    digits(0.2, 4.0, 29),
+    trained(
+        "coffee+chelsea+astronaut 10x10x3",
+        lambda: pictures.patches(("coffee", "chelsea", "astronaut"), 10, 3000, 4),
+        3.0,
+        33,
+    ),
+    demo(0.0, 31),
+)
