@@ -40,7 +40,7 @@ ROOMS = {
     "workflows": {".json", ".jpg", ".png", ".webp"},
 }
 OF_THE_ROOT = {
-    *("__init__.py", "nodes.py", "nodes_lab.py", "install.py", "requirements.txt"),
+    *("__init__.py", "nodes.py", "install.py", "requirements.txt"),
     *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
 }
 
