@@ -1,4 +1,4 @@
-"""The DPM-Solver family in k-diffusion's sigma-space convention: torch only, no host needed."""
+"""The DPM-Solver family in k-diffusion's sigma-space convention. It needs no host."""
 
 from .denoiser import NetworkDenoiser
 from .sample import (

@@ -1,4 +1,4 @@
-"""The one table of samplers that hosts list: menus, panels, the README and the tests read it."""
+"""The table of all samplers that hosts list. Menus, panels, the README and the tests read it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .solvers.singlestep import Singlestep
 
 @dataclass(frozen=True)
 class Entry:
-    """A sampler as users pick it.
+    """A sampler as users choose it.
 
     Attributes:
         id: its name in menus and in shared workflows; permanent once released.
         label: its name for people.
         options: its settings.
-        order: of convergence on a fixed list, with lowering off and a last sigma above zero; if noise
-            is added the weak order, that of the end distribution. None: there is no such order, as
-            the adaptive solver is given a tolerance instead, and the CFG++ forms follow no equation.
+        order: order of convergence on a fixed list, with lowering off and a last sigma above zero. If
+            noise is added it is the weak order, that of the resulting distribution. None: there is
+            none, as an adaptive solver takes a tolerance instead, and CFG++ solves no equation.
         help: what it is good for, in a sentence or two.
-        source: paper and place.
+        source: the paper, and the place in it.
     """
 
     id: str
@@ -39,7 +39,7 @@ class Entry:
     source: str
 
     def function(self) -> Callable[..., torch.Tensor]:
-        """It as a function, to be called as `sample_multistep` is."""
+        """The sampler as a function with the arguments of `sample_multistep`."""
         return partial(sample, self.options)
 
     @property
@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def calls(self) -> str:
-        """Model calls, in words."""
+        """How many model calls it makes, in words."""
         return "as many as it takes" if self.adaptive else "1 per step"
 
     @property

@@ -1,4 +1,4 @@
-"""Settings that are out of their range end in one sentence: what, and what it may be."""
+"""Checks of settings. An error is one sentence: which setting, and what it may be."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
 
 
 def escaped(text: str, most: int | None = None) -> str:
-    """Text from outside as it can stand in a message, a file or a picture: in one line, of at most
-    this many characters."""
+    """Text from outside, made safe for a message, a file or a picture.
+
+    The result is one line. If `most` is given, the text is cut to that many characters first.
+    """
     if most is not None and len(text) > most:
         text = text[: most - 3] + "..."
     return "".join(
@@ -21,12 +23,12 @@ def escaped(text: str, most: int | None = None) -> str:
 
 
 def quoted(value: object) -> str:
-    """Any value from outside, as it can stand in a message."""
+    """A value from outside, made safe for a message."""
     return escaped(repr(value), 60)
 
 
 def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    """Raise ValueError where the value is not among the allowed ones."""
+    """Raise ValueError if the value is not among the allowed ones."""
     if value not in allowed:
         raise ValueError(
             f"{name} must be one of {', '.join(map(str, allowed))}, not {quoted(value)}."
@@ -34,13 +36,13 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
 
 
 def at_least(name: str, value: float, least: float) -> None:
-    """Raise ValueError where the value is no number, or below `least`."""
+    """Raise ValueError if the value is no number, or is below `least`."""
     if not (isinstance(value, Real) and value >= least):
         raise ValueError(f"{name} must be a number of at least {least:g}, not {quoted(value)}.")
 
 
 def between(name: str, value: float, least: float, most: float) -> None:
-    """Raise ValueError where the value is no number, or beyond its bounds."""
+    """Raise ValueError if the value is no number, or is out of its bounds."""
     if not (isinstance(value, Real) and least <= value <= most):
         raise ValueError(
             f"{name} must be a number from {least:g} to {most:g}, not {quoted(value)}."

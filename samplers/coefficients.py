@@ -1,7 +1,7 @@
 """Exact exponential integrals, in float64.
 
-Between sigma_s and sigma_t, with h = lambda_t - lambda_s, both forms of the probability-flow ODE
-have an exact linear part and an integral of the model's output m along lambda_:
+Between sigma_s and sigma_t, with h = lambda_t - lambda_s, the probability-flow ODE in x0 and in the
+noise has an exact linear part and an integral of the model's output m along lambda_:
 
     DPM-Solver++  x_t = sigma_t / sigma_s x_s + alpha_t  int_0^h e^-(h - tau) m(tau) dtau, m = x0
     DPM-Solver    x_t = alpha_t / alpha_s x_s - sigma_t  int_0^h e^+(h - tau) m(tau) dtau, m = noise
@@ -68,21 +68,21 @@ def phi(k: int, z: float) -> float:
 
 
 Rule = tuple[tuple[int, float], ...]
-"""How a step weighs the derivatives: for D_0, D_1, ... the k of phi_k and a factor."""
+"""The k of phi_k and a factor for each of the derivatives D_0, D_1, ... in a step."""
 
 EXACT: Rule = ((1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (5, 1.0))
-"""The interpolation polynomial integrated exactly, for as many outputs as there are."""
+"""The interpolation polynomial integrated exactly, for up to as many outputs as listed."""
 
 MIDPOINT: Rule = ((1, 1.0), (1, 0.5))
 """The published second-order "dpmsolver" type: phi_2 replaced by phi_1 / 2."""
 
 HALF_CURVATURE: Rule = ((1, 1.0), (2, 1.0), (3, 0.5))
-"""The published third-order multistep formula: its D2 is half of the second derivative, so that it
+"""The published third-order multistep formula. Its D2 is half of the second derivative, so that it
 converges at order 2."""
 
 
 class Level(NamedTuple):
-    """A noise level, with what its schedule says of it."""
+    """A noise level: sigma, with its alpha and lambda_ on a schedule."""
 
     sigma: float
     alpha: float
@@ -90,9 +90,10 @@ class Level(NamedTuple):
 
 
 def distance(algorithm: Algorithm, start: Level, end: Level, power: float = 1.0) -> float:
-    """From one level to another in the variable in which the algorithm's polynomials run.
+    """The distance from one level to another in the variable of the algorithm's polynomials.
 
-    That is lambda_, for "adams" (sigma / sigma_start)^power / power or, at power 0, log sigma.
+    The variable is lambda_; for "adams" it is (sigma / sigma_start)^power / power or, at power 0,
+    log sigma.
     """
     if algorithm != "adams":
         return end.lambda_ - start.lambda_
@@ -101,15 +102,15 @@ def distance(algorithm: Algorithm, start: Level, end: Level, power: float = 1.0)
 
 
 class Transition(NamedTuple):
-    """The way between two levels at a finite distance, for one algorithm.
+    """The step between two levels at a finite distance, for one algorithm.
 
     Attributes:
         h: `distance` (in lambda_ it is negative where sigma rises).
         state: weight of the state at s.
-        scale: of the weights of the outputs.
-        z: of phi; see above. For "adams", log(sigma_t / sigma_s).
+        scale: a factor of the outputs' weights.
+        z: the argument of phi; see above. For "adams", log(sigma_t / sigma_s).
         noise: standard deviation of the noise that is added.
-        power: of sigma, for "adams".
+        power: the power of sigma, for "adams"; None otherwise.
     """
 
     h: float
@@ -148,8 +149,9 @@ class Transition(NamedTuple):
         Args:
             nodes: `distance` of the other nodes from sigma_s; their outputs and the one at sigma_s
                 define the polynomial.
-            rule: which multiple of which phi goes with D_0, D_1, ...; "adams" knows EXACT alone.
-            reach: the share of the way up to which the polynomial is read: m(reach tau) for m(tau).
+            rule: which multiple of which phi goes with D_0, D_1, ...; "adams" takes only EXACT.
+            reach: the share of the step up to which the polynomial is read: m(reach tau) replaces
+                m(tau).
 
         Returns:
             One weight for sigma_s, then one for each of the nodes.
@@ -168,7 +170,7 @@ class Transition(NamedTuple):
         return _vandermonde(theta, moments)
 
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)  # exact to rounding over twenty decades
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)  # exact up to rounding over twenty decades
 
 
 def power_moments(count: int, way: float, power: float) -> list[float]:
@@ -186,8 +188,8 @@ def power_moments(count: int, way: float, power: float) -> list[float]:
 def _vandermonde(nodes: Sequence[float], moments: Sequence[float]) -> tuple[float, ...]:
     """Solve sum_j w_j nodes_j^k = moments_k for w, nodes being distinct.
 
-    Bjorck and Pereyra, Solution of Vandermonde systems of equations, 1970: it keeps its accuracy
-    where the matrix is all but singular.
+    Bjorck and Pereyra, Solution of Vandermonde systems of equations, 1970: it stays accurate
+    even if the matrix is nearly singular.
     """
     w = list(moments)
     last = len(nodes) - 1

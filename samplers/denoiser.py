@@ -1,4 +1,4 @@
-"""From a raw network to the denoiser that the samplers call.
+"""Makes a raw network the denoiser that the samplers call.
 
 model = NetworkDenoiser(network, DiscreteSchedule.scaled_linear(), condition=c, unconditional=u,
                         guidance=7.5)
@@ -23,9 +23,9 @@ from .schedules.networks import TrainingSchedule
 from .schedules.process import NoiseSchedule
 from .schedules.sigma_lists import SPACINGS, TIME_POWERS, flow_first, in_time, log_snr
 
-Weights = tuple[torch.Tensor, torch.Tensor]
+Coefficients = tuple[torch.Tensor, torch.Tensor]
 
-PREDICTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Weights]] = {
+PREDICTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Coefficients]] = {
     # noise
     "noise": lambda alpha, std: (1.0 / alpha, -std / alpha),
     # x0
@@ -37,7 +37,8 @@ PREDICTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], Weights]] = {
     # noise - x0, the velocity of a flow
     "flow": lambda alpha, std: (1.0 / (alpha + std), -std / (alpha + std)),
 }
-"""What a network predicts from z = alpha x0 + std noise -> (a, b) such that x0 = a z + b output."""
+"""What a network predicts from z = alpha x0 + std noise -> (alpha, std) -> (a, b) with
+x0 = a z + b output."""
 
 Condition = Any
 """A tensor [batch or 1, ...], or dicts, lists and tuples of them."""
@@ -48,31 +49,32 @@ class NetworkDenoiser:
     """`model(x, sigma, **extra_args)` -> denoised x0, for a network as it was trained.
 
     The network is called once per model call, as `network(z, t, **extra_args)` or, with a condition,
-    `network(z, t, condition, **extra_args)`. z is its own state (see `samplers.training`), t of
-    shape [batch] its own time: a number 0 to N - 1 for a `DiscreteSchedule`, between them too; t in
-    (0, 1] for a continuous one; sigma for a flow. It returns a tensor shaped like z, so that one that
-    returns more is wrapped first: `lambda z, t: unet(z, t).sample` (diffusers),
+    `network(z, t, condition, **extra_args)`. z is the network's state (see
+    `schedules.networks`), and t, of shape [batch], its time: from 0 to N - 1 for a `DiscreteSchedule`,
+    fractions included; in (0, 1] for a continuous schedule; sigma for a flow. It must return a tensor
+    shaped like z, so wrap a network that returns more: `lambda z, t: unet(z, t).sample` (diffusers),
     `lambda z, t: network(z, t)[:, :3]` (a learned variance).
 
     Args:
         training: `DiscreteSchedule`, `ContinuousLinear`, `ContinuousCosine` or `FlowSchedule`.
         prediction: "noise", "x0", "v", "score" or "flow" (noise - x0).
-        condition: what is handed to the network, or to the classifier in its place.
-        unconditional: the condition that says nothing. With it guidance is classifier-free (Ho and
+        condition: the input of the network or, with `classifier`, of the classifier.
+        unconditional: the condition for no condition (an empty prompt). With it guidance is
+            classifier-free (Ho and
             Salimans, arXiv 2207.12598): x0_u + guidance (x0_c - x0_u), both from one network call on
             a batch of [unconditional, condition]. At guidance 1 only the condition is evaluated.
-        guidance: the scale of either guidance.
+        guidance: the scale of the guidance, with or without a classifier.
         classifier: `classifier(z, t, condition)` -> log p(condition | z), [batch]. Its gradient
             guides a network that is called without the condition (Dhariwal and Nichol, arXiv
             2105.05233, algorithm 2); z has the precision of the sampler's state. It guides nothing at
             a flow's sigma = 1, where z holds no x0.
-        keep_unconditional: evaluate the unconditional part at guidance 1 too, for
-            `last_unconditional`.
-        time_scale: factor on t: 1000 for most flows, 999 for networks of score_sde, 1000 / N where a
+        keep_unconditional: evaluate the unconditional prediction at guidance 1 too;
+            `last_unconditional` needs it.
+        time_scale: factor on t: 1000 for most flows, 999 for networks of score_sde, 1000 / N if a
             discrete schedule's numbers were rescaled to 1000.
         integer_times: round t to int64, for a network that looks its time up in a table.
-        dtype: of z as the network gets it, for networks in half precision; t stays at least float32,
-            and so does all arithmetic. None: as the sampler's state.
+        dtype: the dtype of z for the network, for networks in half precision. t and all arithmetic
+            stay at least float32. None: the dtype of the sampler's state.
 
     Raises:
         ValueError: an argument is out of its range, or does not go with another.
@@ -95,7 +97,7 @@ class NetworkDenoiser:
     def __post_init__(self) -> None:
         if not isinstance(self.training, TrainingSchedule):
             raise ValueError(
-                "training must be a schedule of samplers.training, for example "
+                "training must be a training schedule, for example "
                 f"DiscreteSchedule.scaled_linear(), not {self.training!r}."
             )
         one_of("prediction", self.prediction, tuple(PREDICTIONS))
@@ -107,12 +109,10 @@ class NetworkDenoiser:
             raise ValueError(f"dtype must be a floating-point one, not {self.dtype}.")
         if self.classifier is not None and self.unconditional is not None:
             raise ValueError(
-                "classifier and unconditional are two kinds of guidance: give one of them."
+                "classifier and unconditional are two ways of guidance: give only one of them."
             )
         if self.unconditional is not None and self.condition is None:
-            raise ValueError(
-                "unconditional is given without a condition to be guided to: give both."
-            )
+            raise ValueError("unconditional is given without condition: give both.")
         guided = self.classifier is not None or self.unconditional is not None
         if self.guidance != 1.0 and not guided:
             raise ValueError(
@@ -120,18 +120,18 @@ class NetworkDenoiser:
                 "unconditional, or a classifier."
             )
         if self.keep_unconditional and self.condition is not None and not guided:
-            raise ValueError("keep_unconditional needs the unconditional condition: give it.")
+            raise ValueError("keep_unconditional needs unconditional: give it, too.")
         first = torch.tensor(self.training.sigma_at(self.training.t_start), **CPU_FLOAT64)
         _, alpha, std = self.training.state(first)
         if not all(weight.isfinite() for weight in PREDICTIONS[self.prediction](alpha, std)):
             raise ValueError(
-                f"prediction = {self.prediction!r} leaves x0 open at sigma = {first:g}, where "
-                "sampling would start: give the schedule a t_start below 1, for example 0.999."
+                f"prediction = {self.prediction!r} does not determine x0 at sigma = {first:g}, "
+                "where sampling would start: give the schedule a t_start below 1, for example 0.999."
             )
 
     @property
     def schedule(self) -> NoiseSchedule:
-        """What the samplers take as their `schedule`."""
+        """The `schedule` argument of the samplers."""
         return self.training.noise_schedule
 
     def sigmas(self, steps: int, spacing: str = "logSNR", final_zero: bool = True) -> torch.Tensor:
@@ -139,7 +139,7 @@ class NetworkDenoiser:
 
         Args:
             spacing: "logSNR", "time_uniform" or "time_quadratic" (DPM-Solver, section 3.4).
-            final_zero: end at 0, which the last call reaches; otherwise at the schedule's t_end.
+            final_zero: end at 0, in a step of its own; otherwise at the schedule's t_end.
 
         Raises:
             ValueError: steps or spacing is out of its range.
@@ -151,7 +151,7 @@ class NetworkDenoiser:
         t_start, t_end = self.training.t_start, self.training.t_end
         intervals = steps - final_zero
         if spacing == "logSNR":
-            first = flow_first(sigma_at, t_start, intervals)  # of which only a flow takes notice
+            first = flow_first(sigma_at, t_start, intervals)  # only a flow uses it
             ends = sigma_at(t_start), sigma_at(t_end)
             above_zero = log_snr(self.schedule, *ends, intervals, first)
         else:
@@ -169,8 +169,8 @@ class NetworkDenoiser:
     ) -> torch.Tensor:
         """The state to start from: noise of level sigma, by default the first of `sigmas`.
 
-        Drawn on the CPU in float32, image k from the seed plus k: it is the same in every batch and on
-        every device.
+        The noise is drawn on the CPU in float32, image k from the seed plus k, so that it is the same
+        in every batch and on every device.
         """
         level = self.training.sigma_at(self.training.t_start) if sigma is None else sigma
         images = [
@@ -187,13 +187,13 @@ class NetworkDenoiser:
         Args:
             x: [batch, ...], the samplers' state.
             sigma: [batch], its noise level, which may differ from image to image.
-            seed: of the samplers' own noise, which travels in their extra_args; not used.
-            extra_args: handed to the network as they are, whatever the batch: what belongs to an
-                image goes into the condition.
+            seed: not used here. The samplers read it from extra_args for their own noise.
+            extra_args: handed to the network unchanged. What belongs to one image of the batch goes
+                into the condition instead.
 
         Raises:
             ValueError: the condition does not fit the batch or its unconditional, or the network or
-                the classifier returns something of the wrong kind or shape.
+                the classifier returns a wrong type or shape.
         """
         x = at_least_float32(x)
         sigma = sigma.to(x).expand(len(x))
@@ -211,16 +211,18 @@ class NetworkDenoiser:
         return torch.lerp(first, guiding[0], self.guidance) if guiding else first
 
     def last_unconditional(self) -> torch.Tensor:
-        """The denoised x0 of the last call without its guidance: that of the unconditional condition,
-        or of the network without its classifier, or of a network that takes no condition.
+        """The unconditional x0 of the last call: with the unconditional condition, or without the
+        classifier, or simply the prediction of a network that takes no condition.
+
+        Hand this function to `sample_multistep` as `unconditional` for CFG++.
 
         Raises:
-            RuntimeError: there was none.
+            RuntimeError: the last call made no unconditional prediction, or there was no call.
         """
         if self._last_unconditional is None:
             raise RuntimeError(
                 "The last call made no unconditional prediction: call the model first, with "
-                "unconditional given, and keep_unconditional=True where guidance is 1."
+                "unconditional given, and keep_unconditional=True if guidance is 1."
             )
         return self._last_unconditional
 
@@ -229,7 +231,7 @@ class NetworkDenoiser:
         return t.round().long() if self.integer_times else t
 
     def _conditions(self) -> tuple[Condition, ...]:
-        """Those to evaluate, the one to be guided to last."""
+        """The conditions to evaluate. The one to guide to is the last."""
         if self.condition is None or self.classifier is not None:
             return ()
         if self.unconditional is None or (self.guidance == 1.0 and not self.keep_unconditional):
@@ -243,7 +245,7 @@ class NetworkDenoiser:
         conditions: tuple[Condition, ...],
         extra_args: Mapping[str, Any],
     ) -> tuple[torch.Tensor, ...]:
-        """The network's output for each of the conditions, or without one, from one call."""
+        """The network's output for each of the conditions, or for none, from a single call."""
         copies = max(len(conditions), 1)
         inputs = torch.cat([z] * copies).to(self.dtype or z.dtype)
         if t.is_floating_point():  # half precision has no 999.5
@@ -258,15 +260,15 @@ class NetworkDenoiser:
         if output.shape != inputs.shape:
             raise ValueError(
                 f"The network returned shape {tuple(output.shape)} for inputs of shape "
-                f"{tuple(inputs.shape)}: hand over a function that returns the prediction alone, for "
-                "example lambda z, t: network(z, t)[:, :3] where it also predicts a variance."
+                f"{tuple(inputs.shape)}: hand over a function that returns only the prediction, for "
+                "example lambda z, t: network(z, t)[:, :3] if the network also predicts a variance."
             )
         return output.to(z.dtype).chunk(copies)
 
     def _gradient(self, z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The gradient in z of the classifier's log p(condition | z)."""
         assert self.classifier is not None
-        # Samplers run without gradients, hosts in inference mode, whose tensors know none: copy them.
+        # Samplers run without gradients, and hosts in inference mode, whose tensors allow none: copy.
         with torch.inference_mode(False), torch.enable_grad():
             z = z.detach().clone().requires_grad_(True)
             log_prob = self.classifier(z, *_map(torch.clone, (t, self.condition)))
@@ -283,27 +285,27 @@ def join(conditions: Sequence[Condition], batch: int) -> Condition:
     """Conditions one after the other along the batch.
 
     Args:
-        conditions: alike in structure and shapes; a tensor of one row stands for the whole batch, and
-            what is no tensor must be the same in all.
+        conditions: with the same structure and shapes. A tensor of one row stands for the whole batch;
+            values that are no tensors must be equal in all conditions.
 
     Returns:
         The same structure, with tensors of len(conditions) * batch rows.
 
     Raises:
-        ValueError: they are not alike, or a tensor has neither one row nor `batch`.
+        ValueError: they differ in structure or shapes, or a tensor has neither one row nor `batch`.
     """
     first = conditions[0]
     if isinstance(first, torch.Tensor) and all(isinstance(c, torch.Tensor) for c in conditions):
         shapes = {tuple(c.shape) for c in conditions}
         if any(len(shape) == 0 or shape[0] not in (1, batch) for shape in shapes):
             raise ValueError(
-                f"A condition has shapes {sorted(shapes)} beside a batch of {batch}: its tensors need "
-                "that many rows, or one for all."
+                f"A condition has shapes {sorted(shapes)} beside a batch of {batch}: each tensor "
+                "needs that many rows, or one row for all."
             )
         if len({shape[1:] for shape in shapes}) > 1:
             raise ValueError(
-                f"The condition and its unconditional have shapes {sorted(shapes)}: they share a "
-                "batch, so that they must agree beyond the first number; pad the shorter one."
+                f"The condition and its unconditional have shapes {sorted(shapes)}: they go "
+                "into one batch, so only the first number may differ; pad the shorter one."
             )
         return torch.cat([c.expand(batch, *c.shape[1:]) for c in conditions])
     if isinstance(first, Mapping) and all(isinstance(c, Mapping) for c in conditions):

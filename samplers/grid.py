@@ -1,4 +1,4 @@
-"""A checked list of sigmas, in the direction of travel: what solvers make their plans for."""
+"""A checked list of sigmas, in the order of the run: solvers make plans for it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .plan import Plan, Step
 from .schedules.process import NoiseSchedule
 
 NEARLY_EQUAL = 1e-6
-"""Sigmas nearer than this in lambda_ count as equal: float32 lists hold neighbours that only rounding
-tells apart, and a slope taken across them would be rounding alone."""
+"""Sigmas nearer than this in lambda_ count as equal. In float32 lists neighbours may differ only by
+rounding, and a slope between them would be nothing but rounding."""
 
 SMALLEST, LARGEST = 1e-18, 1e18
 """Noise levels beyond these would give weights that float32 can't hold; no model comes near them."""
@@ -25,15 +25,15 @@ SMALLEST, LARGEST = 1e-18, 1e18
 def read_sigmas(
     sigmas: torch.Tensor | Sequence[float], schedule: NoiseSchedule
 ) -> tuple[float, ...]:
-    """Check a list of sigmas and bring it to the CPU: the only place where a device is waited for.
+    """Check a list of sigmas and copy it to the CPU. Only here does a run wait for its device.
 
     Args:
         sigmas: 1-D, falling (noise to image; may end at 0) or rising (image to noise; starts above
             0 and ends below the schedule's limit). Neighbours may be equal.
 
     Raises:
-        ValueError: the list is empty, not 1-D, holds a negative number, NaN or infinity, or one beyond
-            SMALLEST and LARGEST, changes its direction, or lies outside the schedule.
+        ValueError: the list is empty or not 1-D, changes its direction, leaves the schedule's range,
+            or holds NaN, infinity, a negative number, or one not between SMALLEST and LARGEST.
     """
     sigmas = as_float64(sigmas)
     if sigmas.ndim != 1:
@@ -57,9 +57,9 @@ def read_sigmas(
             )
         if sigma > limit:
             raise ValueError(
-                f"sigmas[{i}] is {sigma:g}, and a flow model has none above {limit:g}, where all is "
-                "noise: take a scheduler made for this model, and in nodes that multiply sigmas "
-                "(MultiplySigmas) a factor of at most 1."
+                f"sigmas[{i}] is {sigma:g}, and a flow model has none above {limit:g}: take a "
+                "scheduler made for this model, and in nodes that multiply sigmas (MultiplySigmas) "
+                "a factor of at most 1."
             )
     falls = any(b < a for a, b in pairwise(values))
     rises = any(b > a for a, b in pairwise(values))
@@ -79,12 +79,12 @@ def read_sigmas(
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked list of sigmas, and what it comes to without its repetitions.
+    """A checked list of sigmas, and its distinct levels.
 
     Attributes:
-        sigmas: the list, in the direction of travel.
-        levels: distinct in lambda_ by more than NEARLY_EQUAL, at least one.
-        repeats: for each of them, how many more times it stood in the list.
+        sigmas: the list, in the order of the run.
+        levels: its levels, at least one; neighbours differ by more than NEARLY_EQUAL in lambda_.
+        repeats: for each level, how many more times it stands in the list.
     """
 
     schedule: NoiseSchedule = field(compare=False)  # plans depend on the levels only
@@ -115,7 +115,7 @@ class Grid:
 
     @property
     def intervals(self) -> int:
-        """N: how many intervals lie above zero."""
+        """N: the number of intervals above zero."""
         return len(self.levels) - 1 - (self.levels[-1].sigma == 0.0)
 
     @property
@@ -141,7 +141,7 @@ class Grid:
         Both algorithms have this limit; in terms of the denoised output it is an Euler step.
 
         Args:
-            kept: the part of the state's noise that is kept, the rest of its variance being fresh.
+            kept: the fraction of the state's noise that is kept; fresh noise makes up for the rest.
         """
         start, end = self.levels[index], self.levels[index + 1]
         # x_t = sigma_t / sigma_s x_s + (alpha_t - alpha_s sigma_t / sigma_s) x0
@@ -151,7 +151,7 @@ class Grid:
         return Step(start.sigma, end.sigma, state, (denoised,), noise=noise)
 
     def plan(self, steps: Sequence[Step]) -> Plan:
-        """The plan of these steps, one per interval, with a call for each repeated sigma put in.
+        """The plan of these steps, one per interval, with a call added for each repeated sigma.
 
         At a repeated sigma the model is called and the state stays, so that n + 1 sigmas always
         mean n calls.
@@ -171,7 +171,7 @@ class Grid:
         return Plan(tuple(rows))
 
     def _among_repeats(self, index: int, outputs: Sequence[float]) -> tuple[float, ...]:
-        """Weights for the calls up to the last one at levels[index], of which repeated ones get 0."""
+        """The weights with a 0 for each repeated call, up to the last call at levels[index]."""
         weights: list[float] = []
         for age, weight in enumerate(outputs):
             weights += [weight] + [0.0] * self.repeats[index - age]

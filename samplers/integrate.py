@@ -1,8 +1,8 @@
-"""The loop: it runs any plan, and knows nothing of solvers.
+"""The loop that runs any plan. It knows nothing of solvers.
 
-Inside it there is no arithmetic on sigmas and no wait for the device: weights are Python floats that
-the plan holds, sigmas are on the device before the first call, and each step is a multiplication into
-a fresh tensor and additions into that.
+The loop does no arithmetic on sigmas and never waits for the device. The weights are Python floats in
+the plan, the sigmas are on the device before the first call, and each step is a multiplication into a
+fresh tensor and additions to it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Unconditional = Callable[[], torch.Tensor]
 
 
 class Caller:
-    """Calls the model, counts, and reports to the callback and progress bar.
+    """Calls the model, counts the calls, and reports them to the callback and the progress bar.
 
     Args:
         model: `model(x, sigma, **extra_args)` -> denoised, sigma of shape [batch].
         total: steps the progress bar and the callback's i count to.
         threshold: applied to every denoised output, or None.
-        unconditional: the unconditional denoised output of the model's last call, or None.
-        disable: of the progress bar, as tqdm takes it.
+        unconditional: returns the unconditional denoised output of the model's last call, or None.
+        disable: hides the progress bar, as tqdm has it.
     """
 
     def __init__(
@@ -66,13 +66,13 @@ class Caller:
         return self.read(self.model(x, sigma, **self.extra_args), x)
 
     def read(self, denoised: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """A model's prediction for x, fit to compute with, and thresholded if that is asked for."""
+        """A model's prediction for x, in a dtype that has arithmetic, and thresholded if asked for."""
         if denoised.element_size() == 1:  # float8 has no arithmetic
             denoised = denoised.to(x.dtype)
         return denoised if self.threshold is None else self.threshold(denoised)
 
     def report(self, i: int, x: torch.Tensor, sigma: torch.Tensor, denoised: torch.Tensor) -> None:
-        """Tell of call i, made on x at sigma, a scalar."""
+        """Report call i, made on x at sigma, a scalar."""
         if self.bar is not None:
             self.bar.update(i + 1 - self.bar.n)
         if self.callback is not None:
@@ -87,14 +87,14 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 
 def levels(x: torch.Tensor, sigmas: Sequence[float]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each sigma as a scalar and as one per image, on the device of x by a single copy."""
+    """Each sigma as a scalar and as [batch], on the device of x. There is a single copy to it."""
     scalars = to_device(as_float64(sigmas), x.device, x.dtype)
     batches = scalars.unsqueeze(1).expand(-1, x.shape[0]).contiguous()
     return list(zip(scalars.unbind(), batches.unbind(), strict=True))
 
 
 def model_output(step: Step, x: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
-    """x0 or the noise, whichever the step's algorithm interpolates."""
+    """What the step's algorithm interpolates: x0, the noise or the slope."""
     of_state, of_denoised = step.prediction
     if of_state == 0.0:
         return denoised
@@ -113,7 +113,7 @@ def advance(
     if average is not None:
         newer, older = outputs[average.newer], outputs[average.older]
         if newer.dtype == older.dtype == base.dtype:
-            # As for DPM-Solver++ on every schedule: two passes over memory in place of three.
+            # DPM-Solver++ takes this branch: two passes over memory in place of three.
             return torch.lerp(newer, older, average.share).lerp_(base, state)
     if state:
         total = torch.mul(base, state)
@@ -139,10 +139,10 @@ def run(
         x: [batch, ...], at least float32.
         noise: draws what the plan's steps add; None adds nothing.
         s_noise: multiplies that noise.
-        index: the callback's i for the number of a call and its step.
+        index: (number of the call, its step) -> the callback's i.
     """
     base, base_sigma = x, plan.steps[0].sigma if plan.steps else 0.0
-    before = x  # the base that the present one was made from, where a correction needs it
+    before = x  # the base from which the present one was made; a correction needs it
     correcting = any(plan.corrections)
     memory, unconditional = plan.memory, caller.unconditional
     outputs: list[torch.Tensor] = []  # the newest first
@@ -151,19 +151,19 @@ def run(
         del outputs[memory - 1 :]  # not held during the call, in which the model needs its memory
         denoised = caller.denoise(x, batch)
         caller.report(index(call, step), x, scalar, denoised)
-        path = caller.read(unconditional(), x) if unconditional and step.guidance else denoised
-        outputs.insert(0, model_output(step, x, path))
+        used = caller.read(unconditional(), x) if unconditional and step.guidance else denoised
+        outputs.insert(0, model_output(step, x, used))
         if correction:
             base = advance(correction, before, outputs)
         if step.outputs:
             x = advance(combination, base, outputs)
-            if path is not denoised:
-                x.add_(denoised, alpha=step.guidance).sub_(path, alpha=step.guidance)
+            if used is not denoised:
+                x.add_(denoised, alpha=step.guidance).sub_(used, alpha=step.guidance)
             if step.noise and noise is not None:
                 x.add_(noise(base_sigma, step.sigma_next), alpha=step.noise * s_noise)
             if not step.inner:
                 before = base if correcting else x
                 base, base_sigma = x, step.sigma_next
-        del denoised, path
+        del denoised, used
     fresh = plan.steps and plan.steps[-1].outputs
-    return x if fresh else x.clone()  # others hold that x: the caller, the model, the callback
+    return x if fresh else x.clone()  # the caller, the model or the callback holds that x

@@ -1,4 +1,4 @@
-"""The pack's log, under one name however a host imports the pack."""
+"""The pack's logger. Its name is the same however a host imports the pack."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The noise of an interval, with unit variance: one Brownian path per image, fixed by its seed alone.
+"""The noise of an interval, with unit variance: one Brownian path per image, defined by its seed.
 
-A path is a function of the log-SNR, not of the list of sigmas: runs of the same seed with other
-numbers of steps, or starting later, see the same path, and images keep theirs in a batch of any size.
+A path is a function of the log-SNR, not of the list of sigmas. So runs with the same seed see the same
+path, whatever their number of steps or their start, and an image keeps its path in any batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .devices import to_device
 from .schedules.process import NoiseSchedule
 
 NoiseSampler = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""`noise_sampler(sigma, sigma_next)` as k-diffusion and the hosts know it."""
+"""`noise_sampler(sigma, sigma_next)`, as in k-diffusion and the hosts."""
 
 NoiseDevice = Literal["cpu", "gpu"]
 Seed = int | Sequence[int] | None
@@ -45,23 +45,23 @@ def noise_of(noise_sampler: NoiseSampler, x: torch.Tensor) -> Noise:
 class BrownianNoise:
     """Increments of Brownian motions, divided by their standard deviation.
 
-    The path's time is tanh(lambda_ / 16): from -1 to 1 for every schedule, and even enough in between
-    that the steps of any solver are far apart.
+    The time of a path is tanh(lambda_ / 16). It runs from -1 to 1 for every schedule, and the steps of
+    any solver are well apart in it.
 
-    Between two calls no latent is kept; during a call there are the result and at most four latents of
-    one image.
+    Memory: no latent is kept between calls; a call takes the result and at most four latents of one
+    image.
 
     Args:
-        x: [batch, ...], whose shape, dtype and device the noise has.
+        x: [batch, ...]; the noise has its shape, dtype and device.
         schedule: gives lambda_ for sigma.
-        seed: a whole number of any size, from which and from k alone the path of image k is drawn; or
-            one for each image, whose path then is that of a single image with this seed. None takes
-            one from torch's global generator.
-        device: where it is drawn. "cpu" gives the same noise on every machine; "gpu" draws on x's
-            device, which is faster for large latents.
+        seed: a whole number of any size; the path of image k depends only on it and on k. Or one
+            number for each image: its path is then that of a single image with this seed. None: a
+            seed from torch's global generator.
+        device: where the noise is drawn. "cpu" gives the same noise on every machine; "gpu" draws on
+            x's device, which is faster for large latents.
 
     Raises:
-        ValueError: a seed is no whole number, or their number is not the batch's.
+        ValueError: a seed is no whole number, or there are not as many seeds as images.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class BrownianNoise:
     def __call__(self, sigma: float, sigma_next: float) -> torch.Tensor:
         start, end = self.time(sigma), self.time(sigma_next)
         first, last = min(start, end), max(start, end)
-        if first == last:  # nearer to each other than the path is resolved
+        if first == last:  # nearer to each other than the resolution
             first, last = (first, first + 1) if first < 0 else (first - 1, first)
         # float32 whatever x is: the same path in every precision
         noise = torch.zeros(self.shape, dtype=torch.float32, device=self.drawn_on)
@@ -94,7 +94,7 @@ class BrownianNoise:
 
 
 def entropies(seed: Seed, batch: int) -> list[int]:
-    """What the paths of a batch's images are drawn from."""
+    """The number from which the path of each image is drawn."""
     if seed is None:
         seed = int(torch.randint(2**63 - 1, ()))
     if hasattr(seed, "tolist"):  # a tensor's or an array's numbers
@@ -107,7 +107,10 @@ def entropies(seed: Seed, batch: int) -> list[int]:
     if not per_image:
         return [words[0] | k << 64 for k in range(batch)]
     if len(words) != batch:
-        raise ValueError(f"seed holds {len(words)} numbers for a batch of {batch} images.")
+        raise ValueError(
+            f"seed holds {len(words)} numbers for a batch of {batch} images: give one number, or "
+            "one for each image."
+        )
     return words
 
 
@@ -124,10 +127,10 @@ class Part(NamedTuple):
 def add_increment(total: torch.Tensor, entropy: int, start: float, end: float) -> None:
     """Add W(end) - W(start) of a Brownian motion W on [-1, 1] to a tensor, in place.
 
-    W is fixed by its entropy: the increment over an interval is drawn first, and then that over its
-    left half, given the whole (a Brownian bridge), each from a seed of its own. Parts that lie within
-    [start, end] are added up on the way down, so that none of the tree is kept. The paths are those
-    of torchsde's BrownianInterval with halfway_tree, which keeps some thirty latents of each.
+    The entropy defines W. The increment over an interval is drawn first, then that over its left half,
+    given the whole (a Brownian bridge), each from a seed of its own. Parts within [start, end] are
+    added as soon as they are drawn, so that the tree is never kept. The paths are those of torchsde's
+    BrownianInterval with halfway_tree, which keeps some thirty latents for each.
 
     Args:
         start, end: multiples of RESOLUTION.
@@ -152,7 +155,7 @@ def add_increment(total: torch.Tensor, entropy: int, start: float, end: float) -
             Part(left, middle, half, 2 * place, depth + 1),
             Part(middle, right, whole.sub_(half), 2 * place + 1, depth + 1),
         )
-        # Covered parts come first of all, and are free again.
+        # Covered parts are taken first, so that their memory is free again.
         waiting += sorted((p for p in halves if p.left < end and start < p.right), key=covered)
 
 

@@ -1,6 +1,7 @@
 """The settings of a sampler: checked when they are made, and turned into a plan for a list of sigmas.
 
-Each family has a frozen class of its own, beside its formulas in `solvers/`. This is what they share.
+Each family of solvers has a frozen class of its own, beside its formulas in `solvers/`. This module
+holds what the classes share.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ALGORITHMS = ("dpmsolver++", "dpmsolver")
 SOLVER_TYPES = ("dpmsolver", "taylor", "exact")
 SOLVER_TYPE_ALIASES = {"midpoint": "dpmsolver", "heun": "taylor"}
 NOISE_DEVICES = ("cpu", "gpu")
-MOST_NOISE = 1e6  # of eta and s_noise: beyond it float32 may not hold the weights
+MOST_NOISE = 1e6  # for eta and s_noise: float32 may not hold the weights of larger values
 
 Self = TypeVar("Self", bound="Options")
 
@@ -50,14 +51,14 @@ class Options(ABC):
 
     @abstractmethod
     def plan(self, grid: Grid) -> Plan | None:
-        """The plan for a list of sigmas; None if the sampler makes it as it goes.
+        """The plan for a list of sigmas; None if the sampler chooses its steps during the run.
 
         Raises:
             ValueError: the list does not go with the settings.
         """
 
     def on(self: Self, schedule: NoiseSchedule) -> Self:
-        """These settings for a host's model: with those that follow from its noise schedule."""
+        """These settings, adapted to the noise schedule of a host's model."""
         return self
 
     @property
@@ -72,22 +73,22 @@ class Options(ABC):
 
     @property
     def threshold(self) -> Threshold | None:
-        """What is done to each denoised output: dynamic thresholding, or nothing."""
+        """The function to apply to each denoised output: dynamic thresholding, or None."""
         if self.thresholding is None:
             return None
         ratio, maximum = self.thresholding
         return partial(dynamic_threshold, ratio=ratio, maximum=maximum)
 
     def check_direction(self, grid: Grid) -> None:
-        """Raise ValueError if noise is to be added on the way from image to noise."""
+        """Raise ValueError if noise is to be added while sigmas rise."""
         if self.eta > 0.0 and not grid.falls:
             raise ValueError(
-                f"eta = {self.eta:g} with rising sigmas: only the ODE runs backwards, so set eta to 0 "
-                "for inversion."
+                f"eta = {self.eta:g} with rising sigmas: a stochastic solver can't run from image to "
+                "noise; set eta to 0 for inversion."
             )
 
     def _set(self, **values: object) -> None:
-        """Bring a setting into its own form, while the settings are being made."""
+        """Replace a setting by its checked value; only for use in `__post_init__`."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -105,7 +106,7 @@ def solver_type_of(name: str) -> str:
 
 
 def order_of(order: int, allowed: tuple[int, ...]) -> int:
-    """Check an order, and make it an int, as a linked input may be another number."""
+    """Check an order, and make it an int: a host's linked input may give a float."""
     one_of("order", order, allowed)
     return int(order)
 

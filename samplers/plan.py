@@ -1,8 +1,8 @@
-"""A plan: what a sampler will do, as data, before the first model call.
+"""A plan: all that a sampler will do, as data, before the first model call.
 
-In sigma space every solver of the family is a linear combination of a state and a few model outputs
-whose weights depend only on the sigmas. A plan lists these combinations in float64, and
-`integrate` runs any.
+In sigma space every solver of the family is a linear combination of a state and a few model outputs,
+with weights that depend only on the sigmas. A plan lists these combinations in float64; `integrate`
+runs any plan.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from .schedules.process import NoiseSchedule
 DENOISED = (0.0, 1.0)
 
 PLANS_KEPT = 16
-"""Queued runs ask for the same few plans again and again: the planners keep so many."""
+"""How many plans each planner keeps: queued runs ask for the same few again and again."""
 
 SUM_TO_ONE = 1e-14
-"""How far from 1 the weights of an average may be by rounding."""
+"""How far rounding may move the sum of an average's weights from 1."""
 
 MOST_SHARE = 100.0
-"""The share of an output in an average up to which float32 holds it: weights may nearly cancel."""
+"""An output's largest share in an average. Beyond it the weights nearly cancel, and float32 loses
+digits."""
 
 
 class Weights(NamedTuple):
-    """A state as a combination of the base state and of model outputs, the newest first."""
+    """The weights of the base state and of the model outputs, the newest first, in a new state."""
 
     state: float
     outputs: tuple[float, ...]
@@ -55,13 +56,13 @@ class Step(NamedTuple):
         outputs: weights of the model outputs, the newest first. Empty: the state stays as it is.
         prediction: the model output as (weight of the current state, weight of its denoised):
             (0, 1) is x0, (1 / sigma, -alpha / sigma) is the noise, (1 / sigma, -1 / sigma) the slope.
-        order: of the formula used; 0 where the state stays.
+        order: the formula's order; 0 if the state stays.
         inner: the state made is an intermediate node of a singlestep group.
-        noise: standard deviation of the noise that is added, that of the interval from the base
-            state's sigma to sigma_next.
-        guidance: weight of this call's (denoised - unconditional), in the CFG++ forms alone.
+        noise: standard deviation of the noise that is added; it is the noise of the interval from
+            the base state's sigma to sigma_next.
+        guidance: weight of this call's (denoised - unconditional); only CFG++ has it.
         correction: makes the base state again, now that this call's output is known: the weights of
-            the base state before it and of the outputs. None: the base stays as it is.
+            the previous base state and of the outputs. None: the base state stays as it is.
     """
 
     sigma: float
@@ -89,12 +90,12 @@ class Average(NamedTuple):
 
 
 class Combination(NamedTuple):
-    """How to compute a state: `Weights` without their zeros.
+    """How to compute a state: `Weights` without the zeros.
 
     Attributes:
         state: weight of the base state.
         terms: age and weight of each output that enters.
-        average: where two outputs enter and all weights sum to 1, their average; the result is
+        average: of the outputs, if there are two and all weights sum to 1. The result is then
             state * base + (1 - state) * average.
     """
 
@@ -111,17 +112,17 @@ class Plan:
 
     @cached_property
     def combinations(self) -> tuple[Combination, ...]:
-        """What `Step.combination` says of each step."""
+        """The combination of each step."""
         return tuple(step.combination for step in self.steps)
 
     @cached_property
     def corrections(self) -> tuple[Combination | None, ...]:
-        """The same of each step's correction."""
+        """The combination of each step's correction; None if it has none."""
         return tuple(step.correction and step.correction.combination for step in self.steps)
 
     @cached_property
     def sigmas(self) -> tuple[float, ...]:
-        """Where the model is called."""
+        """The sigma of each model call."""
         return tuple(step.sigma for step in self.steps)
 
     @cached_property
@@ -137,11 +138,10 @@ class Plan:
         return any(step.noise for step in self.steps)
 
     def cfg_pp(self, schedule: NoiseSchedule) -> Plan:
-        """The same plan in its CFG++ form (arXiv 2406.08070, equations 14 and 15).
+        """The same plan with CFG++ (arXiv 2406.08070, equations 14 and 15).
 
-        The solver then runs on the unconditional predictions, so that what is noised again stays on
-        the unconditional path, and each state made is moved by its alpha times the guidance. A step to
-        0 has nothing to noise again: the guided prediction is its result.
+        The solver runs on the unconditional predictions, and alpha * (denoised - unconditional) is
+        added to each state. In a step to 0 the guided prediction is the result, as ever.
         """
         return Plan(
             tuple(
@@ -169,7 +169,7 @@ def _correction_text(correction: Weights | None) -> str:
 
 
 def prediction(algorithm: Algorithm, level: Level) -> tuple[float, float]:
-    """What the algorithm takes for the model's output at this level; see `Step.prediction`."""
+    """What the algorithm interpolates, at this level; see `Step.prediction` for its format."""
     if algorithm == "dpmsolver++":
         return DENOISED
     return 1.0 / level.sigma, -(1.0 if algorithm == "adams" else level.alpha) / level.sigma

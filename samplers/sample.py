@@ -1,10 +1,10 @@
-"""The samplers as functions, in the dialect that k-diffusion, ComfyUI and webui share.
+"""The samplers as functions, with the signature that k-diffusion, ComfyUI and webui share.
 
 Each is `sample_*(model, x, sigmas, extra_args=None, callback=None, disable=None, **settings)`:
 
 - `model(x, sigma, **extra_args)` returns the denoised x0, with sigma of shape [batch].
-- `x` is the state at sigmas[0], [batch, ...] of any rank. It is computed with, handed to the model and
-  returned in at least float32, whatever the model returns, and is never changed in place.
+- `x` is the state at sigmas[0], [batch, ...] of any rank. It is kept, handed to the model and returned
+  in at least float32, whatever the model returns. It is never changed in place.
 - `sigmas` is 1-D, n + 1 noise levels, falling (to 0 or above) or rising (image to noise).
 - `callback({"x", "i", "sigma", "sigma_hat", "denoised"})` comes once per model call.
 - `disable` hides the progress bar.
@@ -60,7 +60,7 @@ def sample_multistep(
 ) -> torch.Tensor:
     """Multistep DPM-Solver and DPM-Solver++ ("2M", "3M"): one call per interval.
 
-    DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B; with eta above 0 its stochastic forms
+    DPM-Solver++ (arXiv 2211.01095), algorithm 2 and appendix B; with eta above 0 it is stochastic
     ("2M SDE", "3M SDE"). The corrector is UniC (arXiv 2302.04867).
 
     Args:
@@ -70,29 +70,31 @@ def sample_multistep(
             don't allow it.
         solver_type: "dpmsolver" ("midpoint") and "taylor" ("heun") are the published weights;
             "exact" integrates the interpolation polynomial exactly and is truly of its order.
-        lower_order_final: whether the k-th interval from the end (a final zero aside) has at most
-            order k: "on", "off", or "auto", on below 10 intervals.
+        lower_order_final: whether the k-th interval from the end (not counting a final zero) has at
+            most order k: "on", "off", or "auto", on below 10 intervals.
         lower_long_steps: whether a step that is longer in lambda_ than the one before has order 2 at
             most, and less of its second order the longer it is (see `long_steps`). Lists that are even
-            in time end with such a step, over which the published formula may be farther off than
+            in time end with such a step, and there the published formula may be less accurate than
             Euler's. Hosts set it. False keeps to the published formula, and so does lower_order_final
-            "off". Exact weights of order 3 and 4 heed long steps in any case unless that is "off", and
-            so does the corrector, which leaves out what is too long for it.
+            "off". Unless that is "off", exact weights of order 3 and 4 are always lowered on long
+            steps, and the corrector skips steps that are too long for it.
         schedule: `VarianceExploding()` (default) or `RectifiedFlow()`.
         thresholding: (ratio, maximum) of dynamic thresholding, for pixel-space models.
-        eta: 0 solves the ODE; above, fresh noise takes the place of some of the state's. 1 is the
+        eta: 0 solves the ODE; above 0, fresh noise replaces some of the state's noise. 1 is the
             reverse diffusion SDE. From a flow's sigma = 1 the step is the exact limit: all of the
             noise is fresh for any eta above 0.
-        s_noise: multiplies that noise, of which `schedule` says the scale.
-        noise_sampler: `noise_sampler(sigma, sigma_next)`, of unit variance, both scalar tensors. By
-            default a Brownian path for each image from extra_args["seed"]; see `noise`.
-        noise_device: "cpu" draws the same default noise on every machine; "gpu" on the device of x.
-        unconditional: returns the unconditional denoised prediction that belongs to the model's last
-            call; with it the solver takes its CFG++ form (arXiv 2406.08070), for guidance below 2.
-        corrector: "unic" corrects each state by the model output at it, which the next step needs
-            anyway: one order more at no call. For the ODE without CFG++. None: no corrector.
-        power: of sigma, the variable of the polynomials of "adams", which alone has it: 1 is sigma
-            itself; the lower, the more the slope is expected to bend as sigma falls; 0 is log sigma.
+        s_noise: multiplies that noise, whose scale `schedule` gives.
+        noise_sampler: `noise_sampler(sigma, sigma_next)` returns noise of unit variance for two scalar
+            tensors. By default each image has a Brownian path from extra_args["seed"]; see `noise`.
+        noise_device: "cpu" draws the same default noise on every machine; "gpu" draws it on the device
+            of x.
+        unconditional: a function that returns the unconditional denoised prediction of the model's
+            last call. With it the solver uses CFG++ (arXiv 2406.08070), for guidance below 2.
+        corrector: "unic" corrects each state by the model output there, which the next step needs
+            anyway: one order more without a further call. For the ODE without CFG++. None: no
+            corrector.
+        power: only for "adams": its polynomials run in this power of sigma. 1 is sigma itself; the
+            lower, the more the slope is expected to bend as sigma falls; 0 is log sigma.
 
     Returns:
         The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
@@ -149,25 +151,25 @@ def sample_singlestep(
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
 ) -> torch.Tensor:
-    """Singlestep DPM-Solver and DPM-Solver++ ("2S", "3S"): consecutive sigmas are grouped, and the
-    inner ones are the nodes of one step, so that this too is one call per interval.
+    """Singlestep DPM-Solver and DPM-Solver++ ("2S", "3S"): one call per interval.
+
+    Consecutive sigmas form a group, and its inner sigmas are the nodes of one step.
 
     DPM-Solver (arXiv 2206.00927), algorithms 1 and 2; DPM-Solver++ (arXiv 2211.01095), appendix B.
     With eta above 0, order 2 is what k-diffusion calls DPM++ SDE, and order 1 Euler ancestral.
 
     Args:
         order: 1, 2 or 3: the size of a group.
-        solver_type: "dpmsolver" ("midpoint"), or "taylor" ("heun") and "exact", the same here.
+        solver_type: "dpmsolver" ("midpoint"), or "taylor" ("heun") or "exact", the same here.
         grouping: "fast", as published, ends in shorter groups; "fixed" uses groups of `order` and
             the remainder as one, which keeps order 3.
-        lower_long_steps: whether a group is taken as shorter ones where an interval is longer in
-            lambda_ than the one before, or an inner node too far for the algorithm (see `long_steps`).
-            Hosts set it; False keeps to the published groups. With rising sigmas, of which there is no
-            published run, it has no effect: they always have such groups.
+        lower_long_steps: whether a group is split into shorter ones if an interval is longer in
+            lambda_ than the one before, or an inner node is too far away (see `long_steps`). Hosts
+            set it; False keeps to the published groups. With rising sigmas, for which nothing is
+            published, groups are always split so.
         eta: multiplies the standard deviation of the SDE's noise, as in ancestral samplers; for
-            orders 1 and 2. At 0 and 1 it means what it means in `sample_multistep`. Between, what is
-            left of the start in the result converges at order 1 alone; their distribution does not
-            suffer from it.
+            orders 1 and 2. At 0 and 1 it has the same meaning as in `sample_multistep`. In between a
+            single result converges at order 1 only; the distribution of results is not affected.
         algorithm, schedule, thresholding: see `sample_multistep`.
         s_noise, noise_sampler, noise_device: see `sample_multistep`.
 
@@ -213,12 +215,13 @@ def sample_recommended(
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
 ) -> torch.Tensor:
-    """`sample_multistep` with the form, order and corrector measured best for the number of calls.
+    """The sampler to start with: step weights that were fitted on many models, one call per interval.
 
-    At its best on the sigmas that go with it; see `recommended`.
+    They belong to the sigmas of `recommended.recommended_sigmas`, or a part of those. On other sigmas
+    it is DPM-Solver++ 2M; see `recommended`.
 
     Args:
-        noise_sampler: as the other samplers have it; no noise is added, and it has no effect.
+        noise_sampler: no effect, as no noise is added; only hosts need it.
         sigmas, schedule, thresholding: see `sample_multistep`.
 
     Raises:
@@ -243,16 +246,16 @@ def sample_calibrated(
     """A solver calibrated on the model: one call per interval.
 
     Args:
-        sigmas: the calibration's own, or the last of them, for image to image: the first steps then
-            have the exact weights, until there are as many outputs as the calibrated ones use.
-        calibration: see `calibrated`.
-        schedule: of the model's kind; by default the calibration's.
+        sigmas: the calibration's own, or the last of them for image to image. The first steps then
+            have exact weights, until there are as many outputs as the calibrated weights use.
+        calibration: see `solvers.fitted`.
+        schedule: the model's noise schedule; by default the calibration's.
 
     Returns:
         The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
 
     Raises:
-        ValueError: other sigmas, or a model of another kind.
+        ValueError: the sigmas or the schedule are not the calibration's.
     """
     schedule = calibration.schedule() if schedule is None else schedule
     options = Calibrated(calibration=calibration).on(schedule)
@@ -289,22 +292,22 @@ def sample_adaptive(
 ) -> torch.Tensor | tuple[torch.Tensor, AdaptiveInfo]:
     """Adaptive DPM-Solver-12 and -23: chooses its own steps between the ends of the list.
 
-    DPM-Solver (arXiv 2206.00927), appendix C. Goes from sigmas[0] to sigmas[-1] or, where that is 0,
-    to min(last sigma above zero, schedule.sigma_min if known), and denoises there. Its error is taken
-    per image on the variance-preserving scale, and the worst image decides.
+    DPM-Solver (arXiv 2206.00927), appendix C. It goes from sigmas[0] to sigmas[-1]. If that is 0, it
+    goes to min(last sigma above zero, schedule.sigma_min if known) and denoises there. The error is
+    measured per image on the variance-preserving scale, and the worst image decides.
 
     Args:
         order: 2 (DPM-Solver-12) or 3 (DPM-Solver-23).
         rtol, atol: the tolerance is max(atol, rtol * |state|).
-        h_init: first step, in lambda_.
-        pcoeff, icoeff, dcoeff, accept_safety: giving any of them selects k-diffusion's PID controller
-            (its defaults 0, 1, 0, 0.81) in place of the authors'.
-        max_calls: never exceeded. When it runs short, the rest of the way is taken in the calls that
-            are left, with one warning in the log.
-        callback: its i follows the way done in lambda_, from 0 to len(sigmas) - 2.
+        h_init: size of the first step, in lambda_.
+        pcoeff, icoeff, dcoeff, accept_safety: if any is given, k-diffusion's PID controller replaces
+            the authors' (its defaults: 0, 1, 0, 0.81).
+        max_calls: never exceeded. If it runs short, the remaining interval is covered in the calls
+            that are left, with one warning in the log.
+        callback: its i follows the progress in lambda_, from 0 to len(sigmas) - 2.
         return_info: return (x, info), info with nfe, accepted, rejected and sigmas.
-        eta, s_noise, noise_sampler, noise_device: as the other samplers have them; eta must be 0, and
-            then the rest has no effect.
+        eta, s_noise, noise_sampler, noise_device: eta must be 0, and the others have no effect. Only
+            hosts need them.
         algorithm, solver_type, schedule, thresholding: see `sample_singlestep`.
 
     Raises:
@@ -350,10 +353,10 @@ def sample(
     schedule: NoiseSchedule | None = None,
     unconditional: Unconditional | None = None,
 ) -> torch.Tensor:
-    """Run the sampler of any settings: what `sample_*` do, for those who hold settings as a value.
+    """Run a sampler with settings given as one value; the `sample_*` functions call this.
 
     Args:
-        options: of any family: `Multistep`, `Singlestep`, `Adaptive`, `Recommended`, `Calibrated`.
+        options: `Multistep`, `Singlestep`, `Adaptive`, `Recommended` or `Calibrated` settings.
         noise_sampler, schedule: see `sample_multistep`.
         unconditional: see `sample_multistep`; needed if `options.needs_unconditional`.
 
@@ -401,7 +404,7 @@ def _noise(
     extra_args: Mapping[str, Any],
     noise_sampler: NoiseSampler | None,
 ) -> Noise | None:
-    """What draws the plan's noise; None if it has none."""
+    """The source of the plan's noise; None if the plan adds none."""
     if not plan.noisy or options.s_noise == 0.0:
         return None
     if noise_sampler is not None:

@@ -13,7 +13,7 @@ def dynamic_threshold(denoised: torch.Tensor, ratio: float, maximum: float) -> t
     Args:
         denoised: [batch, ...].
         ratio: the quantile, in (0, 1].
-        maximum: the least bound; within it nothing is clamped, but all is divided by it.
+        maximum: the smallest bound s, above 0. Values within it are not clamped, but divided by it.
 
     Returns:
         clamp(denoised, -s, s) / s with s = max(quantile(|denoised|, ratio), maximum) per image.

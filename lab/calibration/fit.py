@@ -77,14 +77,14 @@ def fit(
     model: Model, records: Records, schedule: NoiseSchedule, indices: tuple[int, ...], slopes: int
 ) -> Student:
     """Run a student on the model and fit each step's weights on the way."""
-    path = (*indices, len(records.sigmas))
+    nodes = (*indices, len(records.sigmas))
     sigmas = [*(records.sigmas[index] for index in indices), 0.0]
     x, kept = records.starts, list[torch.Tensor]()
     steps: list[Weights] = []
     for i in range(len(indices)):
         kept.insert(0, (x - model(x, x.new_full((len(x),), sigmas[i]))) / sigmas[i])
         del kept[slopes:]
-        target = records.states[path[i + 1]]
+        target = records.states[nodes[i + 1]]
         vectors = torch.stack([*(records.of(part) for part in (x, *kept)), target], 1)
         products = np.stack([mean_products(of_image) for of_image in vectors])
         exact = prior(schedule, sigmas[: i + 2], slopes)

@@ -1,1 +1,1 @@
-"""Noise schedules, and the lists of sigmas that follow from them."""
+"""Noise schedules, training schedules, and the lists of sigmas that follow from them."""

@@ -1,11 +1,11 @@
-"""Training schedules: how much noise a network saw at which time, and how it was told the time.
+"""Training schedules: how much noise a network saw at which time, and how the time is given to it.
 
 A network's state is z = alpha * x0 + std * noise. The samplers' state is x, in which noise has the
-weight sigma: z / alpha where the network was trained variance preserving (alpha^2 + std^2 = 1), z
-itself where it was trained as a flow. Time is the paper's, 1 at the noise and near 0 at the image.
+weight sigma. For a variance-preserving network (alpha^2 + std^2 = 1) x is z / alpha; for a flow x is
+z. Time is the paper's: 1 at the noise and near 0 at the image.
 
-All functions take and return tensors of any shape and compute in the dtype and on the device of what
-they get, so that a running sampler never waits for its device.
+All functions take and return tensors of any shape. They compute in the dtype and on the device of
+their input, so that a running sampler never waits for its device.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..devices import CPU_FLOAT64, as_float64, to_device
 from .process import NoiseSchedule, RectifiedFlow, VarianceExploding
 
 LAMBDA_START = -5.1
-"""Half log-SNR at which sampling starts where training went further, as in the authors' code: below it
-a network has nothing to see, and a step of the cosine schedule spans half of the range of lambda_."""
+"""Half log-SNR at which sampling starts if training went further, as in the authors' code. Below it
+the image is lost in the noise, and one step of the cosine schedule spans half the range of lambda_."""
 
 Array = torch.Tensor | np.ndarray | Sequence[float]
 
@@ -47,11 +47,11 @@ class TrainingSchedule(ABC):
 
     @abstractmethod
     def time(self, sigma: torch.Tensor) -> torch.Tensor:
-        """The inverse of sigma, clamped to the times that there are."""
+        """The inverse of `sigma`, clamped to the schedule's times."""
 
     @abstractmethod
     def label(self, sigma: torch.Tensor) -> torch.Tensor:
-        """What the network was told at this noise level."""
+        """The network's time input at this noise level."""
 
     @abstractmethod
     def state(self, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -60,7 +60,7 @@ class TrainingSchedule(ABC):
     @property
     @abstractmethod
     def noise_schedule(self) -> NoiseSchedule:
-        """What to hand to a sampler."""
+        """The `schedule` argument of the samplers."""
 
     def sigma_at(self, t: float) -> float:
         """sigma of one time, in float64."""
@@ -93,11 +93,11 @@ class VariancePreserving(TrainingSchedule):
 class DiscreteSchedule(VariancePreserving):
     """N noise levels, numbered 0 to N - 1: DDPM, Stable Diffusion and most others.
 
-    Number i is the time (i + 1) / N, and the network is told the number. In between, log alpha is
+    Level i is the time (i + 1) / N, and the network's time input is i. Between levels, log alpha is
     linear in time (DPM-Solver, appendix D; the authors' code).
 
     Args:
-        log_alphas: [N], log alpha of each number, falling: half the log of `alphas_cumprod`.
+        log_alphas: [N], log alpha of each level, falling: half the log of `alphas_cumprod`.
 
     Raises:
         ValueError: they are not 1-D, finite, below 0 and falling, or hold fewer than two levels from
@@ -127,7 +127,7 @@ class DiscreteSchedule(VariancePreserving):
 
     @classmethod
     def from_alphas_cumprod(cls, alphas_cumprod: Array) -> DiscreteSchedule:
-        """From alpha^2 of each number, falling. A last 0, where sigma is infinite, is left out."""
+        """Make it from alpha^2 of each level, falling. A last 0 (sigma infinite) is left out."""
         values = _float64(alphas_cumprod)
         if values.ndim == 1 and len(values) and values[-1] == 0.0:
             values = values[:-1]
@@ -135,7 +135,7 @@ class DiscreteSchedule(VariancePreserving):
 
     @classmethod
     def from_betas(cls, betas: Array) -> DiscreteSchedule:
-        """From the noise added at each number, in (0, 1); the last may be 1."""
+        """Make it from the noise added at each level, in (0, 1); the last may be 1."""
         values = _float64(betas)
         if values.ndim == 1 and len(values) and values[-1] == 1.0:
             values = values[:-1]
@@ -178,8 +178,8 @@ class DiscreteSchedule(VariancePreserving):
 
     @property
     def _levels(self) -> int:
-        """How many levels to sample from: the authors' code drops the rest from its table. Its labels
-        then run to 1000 (M - 1) / M over the M that are left; ours stay the trained numbers."""
+        """How many levels to sample from. The authors' code drops the others from its table, and
+        relabels the M that remain up to 1000 (M - 1) / M; here they keep their trained numbers."""
         sigmas = torch.expm1(-2.0 * self.log_alphas).sqrt()
         return int((-sigmas.log() >= LAMBDA_START).sum())
 
@@ -207,10 +207,10 @@ class DiscreteSchedule(VariancePreserving):
 class ContinuousLinear(VariancePreserving):
     """beta(t) = beta_0 + t (beta_1 - beta_0): the VP SDE (Song et al., arXiv 2011.13456, appendix C).
 
-    The network is told t in (0, 1].
+    The network's time input is t in (0, 1].
 
     Args:
-        t_end: 1e-3 for up to 15 steps and 1e-4 for more is the authors' advice.
+        t_end: the authors advise 1e-3 for up to 15 steps and 1e-4 for more.
 
     Raises:
         ValueError: a number is out of its range.
@@ -242,7 +242,7 @@ class ContinuousLinear(VariancePreserving):
 class ContinuousCosine(VariancePreserving):
     """alpha = cos(angle) / cos(angle at 0), with the angle even in time (the authors' "cosine").
 
-    The network is told t in (0, 1].
+    The network's time input is t in (0, 1].
 
     Args:
         t_start: alpha is 0 at 1; 0.9946 is the authors' limit.
@@ -281,11 +281,12 @@ class ContinuousCosine(VariancePreserving):
 
 @dataclass(frozen=True)
 class FlowSchedule(TrainingSchedule):
-    """z = (1 - sigma) * x0 + sigma * noise: SD3, Flux, Wan. The network is told sigma.
+    """z = (1 - sigma) * x0 + sigma * noise: SD3, Flux, Wan. The network's time input is
+    sigma.
 
     Args:
-        shift: of the times of an even spacing: sigma = shift t / (1 + (shift - 1) t) (SD3, arXiv
-            2403.03206, equation 23). What the network sees at a sigma does not depend on it.
+        shift: moves evenly spaced times t to sigma = shift t / (1 + (shift - 1) t) (SD3, arXiv
+            2403.03206, equation 23). The network's input at a given sigma does not depend on it.
 
     Raises:
         ValueError: a number is out of its range.

@@ -2,9 +2,9 @@
 
 A state is x = alpha * x0 + sigma * noise, and lambda_ = log(alpha / sigma) is the half log-SNR, the
 variable in which every solver of the family is exact for its linear part (DPM-Solver, section 3.1).
-In sigma space a schedule is fixed by alpha(sigma) alone; there are two of them.
+In sigma space alpha(sigma) defines a schedule. There are two: variance exploding and rectified flow.
 
-All functions take and return Python floats, that is float64.
+All functions take and return Python floats (float64).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NoiseSchedule(ABC):
-    """What a sampler needs to know of the noise process.
+    """The noise process, as a sampler needs to know it.
 
     Args:
-        sigma_min: the smallest noise level the model was trained on, where known. The adaptive
-            solver integrates that far before it denoises.
+        sigma_min: the smallest noise level the model was trained on, if known. The adaptive solver
+            integrates down to it before it denoises.
 
     Raises:
         ValueError: sigma_min is not above zero, or beyond the schedule's largest sigma.
@@ -38,7 +38,7 @@ class NoiseSchedule(ABC):
     @property
     @abstractmethod
     def sigma_limit(self) -> float:
-        """The sigma at which no signal is left: infinity, or a flow's 1."""
+        """The sigma at which no signal is left: infinity, or 1 for a flow."""
 
     @abstractmethod
     def alpha(self, sigma: float) -> float:
@@ -90,8 +90,8 @@ class RectifiedFlow(NoiseSchedule):
 
     Args:
         noise_scale: standard deviation of the noise, 1 for nearly all models. It scales the noise that
-            stochastic solvers add, and counts in the adaptive solver's tolerance; the ODE's solvers
-            don't depend on it, as it moves lambda_ by a constant.
+            stochastic solvers add, and enters the adaptive solver's tolerance. Solvers of the ODE on
+            a fixed list don't depend on it: it shifts lambda_ by a constant.
 
     Raises:
         ValueError: noise_scale is not above zero.

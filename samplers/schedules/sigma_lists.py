@@ -1,6 +1,6 @@
 """Where to put the steps: the spacings of the DPM-Solver paper (section 3.4 and appendix D).
 
-Pure functions from the ends of a schedule to a falling list of sigmas; a final zero is the caller's.
+The functions return a list of sigmas from one end of a schedule to the other. They add no final zero.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Callable
 from .process import NoiseSchedule
 
 TIME_POWERS = {"time_uniform": 1, "time_quadratic": 2}
-"""Spacing in time -> the k for which the k-th root of time is evenly spaced."""
+"""Spacing in time -> k: the k-th roots of the times are evenly spaced."""
 
 SPACINGS = ("logSNR", *TIME_POWERS)
-"""The names of all, as the authors' code has them."""
+"""The names of all spacings, as in the authors' code."""
 
 
 def log_snr(
@@ -28,15 +28,16 @@ def log_snr(
 
     Args:
         sigma_start, sigma_end: both ends, above zero, in either direction; they come back exactly.
-        sigma_first: where sigma_start is a flow's 1, whose lambda_ is infinite: the end of the exact
-            first step, from which on the spacing is even.
+        sigma_first: needed if sigma_start is a flow's 1, whose lambda_ is infinite: the end of the
+            exact first step. The spacing is even from there on.
     """
     if intervals < 1:
         return [sigma_start]
     if math.isinf(schedule.lambda_(sigma_start)):
         if sigma_first is None:
             raise ValueError(
-                f"The log-SNR at sigma = {sigma_start:g} is infinite: say where even spacing starts."
+                f"The log-SNR at sigma = {sigma_start:g} is infinite: give sigma_first, where even "
+                "spacing starts."
             )
         if intervals == 1:
             return [sigma_start, sigma_end]
@@ -47,9 +48,9 @@ def log_snr(
 
 
 def flow_first(sigma_of_time: Callable[[float], float], t_start: float, intervals: int) -> float:
-    """Where even spacing in lambda_ starts on a flow, whose list starts at 1.
+    """The sigma at which even spacing in lambda_ starts on a flow, whose list starts at 1.
 
-    With m sigmas above zero the exact first step leads to the time 1 - 1 / m, chosen by measurement
+    With m sigmas above zero the exact first step leads to the time 1 - 1 / m, which measured best
     (benchmarks/defaults.py).
     """
     return sigma_of_time(t_start * (1.0 - 1.0 / max(intervals + 1, 2)))
@@ -65,8 +66,8 @@ def in_time(
     """Sigmas at evenly spaced power-th roots of time ("time_uniform", "time_quadratic").
 
     Args:
-        sigma_of_time: the model's schedule; time is not negative.
-        t_start, t_end: both ends.
+        sigma_of_time: the model's sigma at a time.
+        t_start, t_end: the times of both ends, not negative.
     """
     if intervals < 1:
         return [sigma_of_time(t_start)]

@@ -1,7 +1,7 @@
 """Adaptive DPM-Solver-12 and -23, for the noise (DPM-Solver) and for x0 (DPM-Solver++).
 
 DPM-Solver (arXiv 2206.00927), appendix C; `dpm_solver_adaptive` in the authors' code. `embedded` has
-the formulas of a step, `step_size` what follows from its error.
+the formulas of a step, `step_size` chooses the next step from the error.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from .multistep import Multistep
 from .step_size import AuthorsController, Controller, PIDController
 
 SMALLEST_STEP = 1e-4
-"""In lambda_. Below it a float32 state hardly changes."""
+"""The smallest step, in lambda_. A smaller one hardly changes a float32 state."""
 
-# When to cut a run short. Chosen on the mixture and flow of the tests such that a budget that is just
-# enough is never cut (tests/test_adaptive.py), and that a small one is not spent on the first stretch.
+# When to stop attempting and take the rest in fixed steps. Chosen on the tests' mixture and flow: if
+# max_calls just suffices, the run is never cut (tests/samplers/test_adaptive.py), and a small one is
+# not used up in the first part of the run.
 RESERVE = 0.25
-"""The part of max_calls from which on a run that would not arrive in time is cut short."""
+"""If less than this fraction of max_calls is left, a run that would not finish in time is cut."""
 
 FEW = 20
-"""With fewer calls than this in all, such a run is cut short at once."""
+"""If max_calls is smaller than this, such a run is cut at once."""
 
 SLACK = 2.5
-"""By which factor the calls must be too few at the present step size, for it may grow again."""
+"""A run counts as not finishing in time if it needs this many times the calls that are left, at the
+present step size: steps may grow again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Options):
-    """Settings of `sample_adaptive`, which says what they mean."""
+    """Settings of `sample_adaptive`; see there for their meaning."""
 
     algorithm: str = "dpmsolver++"
     order: int = 3
@@ -59,8 +61,8 @@ class Adaptive(Options):
         super().__post_init__()
         if self.eta > 0.0:
             raise ValueError(
-                f"eta = {self.eta:g}: the adaptive solver has no stochastic form; set eta to 0, or "
-                "take another sampler."
+                f"eta = {self.eta:g}: the adaptive solver can't add noise; set eta to 0, or take "
+                "another sampler."
             )
         if not (isinstance(self.max_calls, int) and self.max_calls >= 1):
             raise ValueError(
@@ -78,7 +80,7 @@ class Adaptive(Options):
         self._set(order=order, solver_type=solver_type_of(self.solver_type))
 
     def plan(self, grid: Grid) -> None:
-        """There is none beforehand."""
+        """None: the steps are chosen during the run."""
 
     def pair(self, schedule: NoiseSchedule) -> EmbeddedPair:
         return EmbeddedPair(schedule, algorithm_of(self.algorithm), self.order, self.solver_type)
@@ -91,9 +93,9 @@ class Adaptive(Options):
 
 
 class AdaptiveInfo(dict):
-    """What an adaptive run did: nfe, accepted, rejected, and sigmas, the list of accepted states.
+    """What an adaptive run did: nfe, accepted, rejected, and sigmas, those of the accepted states.
 
-    A dict, as k-diffusion returns one; its keys can be read as attributes too.
+    It is a dict, as in k-diffusion; its keys can be read as attributes too.
     """
 
     def __getattr__(self, name: str) -> object:
@@ -105,11 +107,11 @@ class AdaptiveInfo(dict):
 
 @dataclass
 class Progress:
-    """The callback's i from the way done: never backwards, and the panel's last step at the end.
+    """Turns lambda_ into the callback's i, which never falls and ends at the panel's last step.
 
     Attributes:
-        start, end: lambda_ at both ends of the way.
-        steps: how many of the panel's steps stand for the way.
+        start, end: lambda_ at both ends of the run.
+        steps: how many of the panel's steps the run stands for.
     """
 
     start: float
@@ -125,7 +127,7 @@ class Progress:
 
 
 def ends(sigmas: Sequence[float], schedule: NoiseSchedule) -> tuple[float, float, bool]:
-    """Where to start, where to end above zero, and whether to denoise there."""
+    """The first sigma, the last one above zero, and whether to denoise there."""
     if sigmas[-1] > 0.0:
         return sigmas[0], sigmas[-1], False
     last = min((sigma for sigma in sigmas if sigma > 0.0), default=0.0)
@@ -133,43 +135,42 @@ def ends(sigmas: Sequence[float], schedule: NoiseSchedule) -> tuple[float, float
 
 
 def flow_start(rtol: float, atol: float) -> float:
-    """Where to begin on a flow that starts at sigma = 1, whose lambda_ is minus infinity.
+    """Where the first adaptive step starts on a flow's list from 1, whose lambda_ is minus infinity.
 
-    One Euler step leads there. Its local error is about (1 - sigma)^2 / 2, and this keeps it far below
-    the tolerance, down to 5e-9. Nearer to 1, sigmas would count as 1 (grid.NEARLY_EQUAL).
+    An Euler step leads there. Its local error is about (1 - sigma)^2 / 2, which is far below the
+    tolerance, down to 5e-9. Sigmas nearer to 1 would count as 1 (grid.NEARLY_EQUAL).
     """
     return 1.0 - max(0.1 * math.sqrt(min(max(rtol, atol), 1.0)), 1e-4)
 
 
 def runs_short(calls: int, max_calls: int, order: int, steps: float, judged: bool) -> bool:
-    """Whether to stop attempting and take the rest of the way in fixed steps.
+    """Whether to stop attempting and take the rest in fixed steps.
 
     Args:
-        calls: left for the way.
-        steps: that the way takes at the present step size.
-        judged: whether that size comes from an error already, and not from h_init.
+        calls: how many calls are left.
+        steps: how many more steps the run takes at the present step size.
+        judged: whether that size comes from a measured error, and not from h_init.
     """
     # After any attempt but the last, enough calls for one more must be left: it may be rejected.
     if calls < order * min(math.ceil(steps), 2):
         return True
-    # It is better to spread what is left evenly than to arrive with none.
+    # Spreading the calls that are left evenly is better than running out of them.
     reserve = max_calls if max_calls < FEW else RESERVE * max_calls
     return judged and calls < reserve and SLACK * calls < order * steps
 
 
 REST = Multistep()
-"""What takes fixed steps, without control: it interpolates x0, which stays within bounds at any step
-size."""
+"""The solver for fixed steps: it interpolates x0, and so stays within bounds at any step size."""
 
 
 class AdaptiveRun:
-    """A run from the first sigma of a list to its end, in steps of the controller's choice.
+    """A run from the first sigma of a list to its end, in steps that the controller chooses.
 
     Args:
         options: the settings.
         caller: calls the model.
         x: the state at the first sigma, [batch, ...], at least float32.
-        grid: a list, of which only the ends are used.
+        grid: a list of sigmas; only its ends are used.
     """
 
     def __init__(self, options: Adaptive, caller: Caller, x: torch.Tensor, grid: Grid) -> None:
@@ -188,10 +189,10 @@ class AdaptiveRun:
         self.progress = Progress(schedule.lambda_(self.first), self.end, steps)
 
     def run(self) -> tuple[torch.Tensor, AdaptiveInfo]:
-        """Go to the end.
+        """Run to the end.
 
         Returns:
-            The state there, a tensor that nothing else holds, and what was done.
+            The last state, a tensor that nothing else holds, and what was done.
 
         Raises:
             RuntimeError: the model returned NaN or infinity.
@@ -215,7 +216,7 @@ class AdaptiveRun:
         return self.x, AdaptiveInfo(nfe=self.caller.nfe, **info)
 
     def _goes_on(self) -> bool:
-        """Attempt a step, or take the rest of the way in fixed steps: False if nothing is left."""
+        """Attempt a step, or take the rest in fixed steps; False if the run is then at its end."""
         sigma, calls = self.path[-1], self.budget - self.caller.nfe
         start = self.schedule.lambda_(sigma)
         way = abs(self.end - start)
@@ -223,13 +224,13 @@ class AdaptiveRun:
             self._take_fixed_steps((sigma, self.sigma_end))
             return False
         h = max(self.h, SMALLEST_STEP)
-        if h > way - SMALLEST_STEP:  # leave no remnant too small for a step of its own
+        if h > way - SMALLEST_STEP:  # leave no rest too small for a step of its own
             h = way
         judged = len(self.path) > 1 + self.at_limit or self.rejected > 0
         limits = self.options.max_calls, self.options.order
         if math.isinf(way) or runs_short(calls, *limits, way / h, judged):
-            rest = f"in the {calls} that are left" if calls > 0 else "by denoising from there"
-            self._warn(f"the rest of the way is taken {rest}")
+            rest = f"in the {calls} calls that are left" if calls > 0 else "by denoising from there"
+            self._warn(f"the rest is taken {rest}")
             if calls > 0:
                 between = log_snr(self.schedule, sigma, self.sigma_end, calls, self.first)
                 self._take_fixed_steps(between)
@@ -256,7 +257,7 @@ class AdaptiveRun:
             self.path.append(target)
         else:
             self.rejected += 1
-        # The attempt's last call is reported when it is known how far it led.
+        # The attempt's last call is reported only now, when the progress is known.
         self.caller.report(self.progress.at(self.schedule.lambda_(self.path[-1])), *trial.last)
 
     def _take_fixed_steps(self, sigmas: Sequence[float]) -> None:
@@ -283,6 +284,6 @@ class AdaptiveRun:
 
 
 NOT_FINITE = (
-    "The model returned NaN or infinity near sigma = {:.4g}, so the adaptive solver has no error to "
-    "go by: run the model in a higher precision (float32 or bfloat16), or check its weights."
+    "The model returned NaN or infinity near sigma = {:.4g}, so the adaptive solver can't choose "
+    "its steps: run the model in a higher precision (float32 or bfloat16), or check its weights."
 )

@@ -20,7 +20,7 @@ from ..schedules.process import NoiseSchedule
 from .singlestep import group
 
 INNER_NODES = {2: (0.5,), 3: (1.0 / 3.0, 2.0 / 3.0)}
-"""Order -> inner nodes of an attempt as parts of h, as published."""
+"""Order -> inner nodes of an attempt as fractions of h, as published."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,12 @@ class Call(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """What an attempted step came to.
+    """The result of an attempted step.
 
     Attributes:
         high, low: the solutions of the two orders.
-        inner, last: the call at the first inner node, and the last one.
-        sigma_inner: of the former.
+        inner, last: the model calls at the first and at the last inner node.
+        sigma_inner: the sigma of `inner`.
     """
 
     high: torch.Tensor
@@ -94,9 +94,9 @@ class Attempt(NamedTuple):
     sigma_inner: float
 
     def first_order(self, schedule: NoiseSchedule, sigma_next: float) -> torch.Tensor:
-        """Two first-order steps through the first inner node, from the outputs that are there.
+        """The solution by two first-order steps through the first inner node, without a further call.
 
-        They stay within bounds at any step size, which a solution of higher order may not.
+        It stays within bounds at any step size; a solution of higher order may not.
         """
         step = Grid.of((self.sigma_inner, sigma_next), schedule).limit_step(0)
         return advance(step.combination, self.inner.x, (self.inner.denoised,))
@@ -110,7 +110,10 @@ def attempt(
     sigma_next: float,
     i: int,
 ) -> Attempt:
-    """Try a step; all its calls but the last, whose outcome is to be judged, are reported as i."""
+    """Attempt a step. Report each of its calls but the last to the callback, as number i.
+
+    The last one is left to the caller, who reports it after judging the attempt.
+    """
     steps, embedded = pair.plan(sigma, sigma_next)
     state, outputs = x, list[torch.Tensor]()
     sigmas = levels(x, [step.sigma for step in steps])

@@ -1,9 +1,9 @@
 """Solvers calibrated on a model: sigmas and weights that belong together, as data.
 
-A calibration is what `lab.calibrate` finds for a model, a guidance and a number of calls: a list of
-sigmas, and for each step the weights of the state and of the last slopes, dx / dsigma = (x - x0) /
-sigma. It runs as any other plan does. Weights belong to their sigmas: a run may start later on the
-list, and nothing else.
+`lab.calibration` makes a calibration for a model, a guidance and a number of calls. It is a list of
+sigmas and, for each step, the weights of the state and of the last slopes, dx / dsigma = (x - x0) /
+sigma. It runs as any other plan does. The weights hold only for their sigmas; a run may start at a
+later sigma of the list, as in image to image.
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ from ..plan import Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule, RectifiedFlow, VarianceExploding
 
 FEW_CALLS = 8
-"""Lists of fewer calls have steps so long that a line through two slopes was measured to lead astray
-where weights are not fitted (benchmarks/beyond.py)."""
+"""With fewer calls than this, weights that are not fitted are first order: on such long steps second
+order measured worse (benchmarks/calibration_transfer.py)."""
 
 POWER = 0.1
-"""Of sigma, in which the polynomials of those weights run: what suits most rows of
-`recommended.TABLE`, about."""
+"""Weights that are not fitted come from polynomials in this power of sigma."""
 
 SAME_SIGMA = 1e-4
-"""How far, relatively, a sigma that is plugged in may be from the list's: hosts round to float32."""
+"""The largest relative difference between a host's sigma and the list's: hosts round to float32."""
 
 FURTHEST = 20.0
-"""In lambda_: noise beyond this hides all there is."""
+"""The smallest half log-SNR, negated: all below is noise only, and a flow's 1 has minus infinity."""
 
 MOST_CALLS = 100
 
 LARGEST_WEIGHT = 1e6
-"""Of a state, and of a slope as a part of the largest sigma."""
+"""The largest weight of a state, and of a slope in units of the largest sigma."""
 
 MOST_AMPLIFIED = 1e6
-"""How large a state may become with a model whose outputs are of size 1, as a part of what it is."""
+"""How large a state may become relative to max(1, its sigma), with model outputs of at most 1."""
 
 SCHEDULES: dict[str, type[NoiseSchedule]] = {
     "diffusion": VarianceExploding,
@@ -50,16 +49,16 @@ SCHEDULES: dict[str, type[NoiseSchedule]] = {
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a calibration was fitted on, and how it did: for people, and to tell whether it fits.
+    """What a calibration was fitted on, and its errors. Hosts check by it whether it fits a model.
 
     Attributes:
-        model: kind of model, as the host names it.
-        guidance: its scale, or None where the guider has none.
+        model: the name of the model's class in the host.
+        guidance: its scale, or None if the guider has none.
         seeds: how many noises it was fitted on.
         model_calls: single-image model calls that the fit took.
-        errors: on held-out seeds, solver -> geometric mean over images of the root mean square
-            distance to the converged image.
-        stopped: the calibration was stopped before it was done, and not measured.
+        errors: solver -> its error on held-out seeds: the geometric mean over images of the root
+            mean square distance to the converged image.
+        stopped: the calibration was stopped early, and its errors were not measured.
     """
 
     model: str = ""
@@ -72,13 +71,13 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sigmas and weights of a solver. One that is made can run, from each of its sigmas on.
+    """Sigmas and weights of a solver, checked so that a run can start from each of the sigmas.
 
     Attributes:
         kind: a key of SCHEDULES.
-        sigmas: n + 1, falling, the last one 0.
-        steps: n, each with the weights of the state and of the last slopes, the newest first.
-        fitted: where it comes from.
+        sigmas: n + 1 sigmas, falling, the last one 0.
+        steps: n steps, each with the weights of the state and of the last slopes, the newest first.
+        fitted: what it was fitted on.
 
     Raises:
         ValueError: the parts don't make a solver.
@@ -97,7 +96,7 @@ class Calibration:
     def _check_sigmas(self) -> None:
         if self.kind not in SCHEDULES:
             raise ValueError(
-                f"its kind of model is {self.kind[:20]!r}, not {' or '.join(SCHEDULES)}."
+                f"it is for a model of the type {self.kind[:20]!r}, not {' or '.join(SCHEDULES)}."
             )
         if not all(map(math.isfinite, self.sigmas)):
             raise ValueError("it holds a sigma that is not finite.")
@@ -143,19 +142,19 @@ class Calibration:
         return SCHEDULES[self.kind]()
 
     def fits(self, schedule: NoiseSchedule) -> None:
-        """Raise ValueError where the model is of another kind."""
+        """Raise ValueError if the model has another noise schedule."""
         if not isinstance(schedule, SCHEDULES[self.kind]):
             wanted = "a flow model" if self.kind == "flow" else "a noise- or v-prediction model"
             raise ValueError(
-                f"This calibration was made for {wanted}, and the loaded model is none: choose one "
-                "that was made for it, or calibrate anew."
+                f"This calibration was made for {wanted}, which the loaded model is not: choose a "
+                "calibration made for this model, or calibrate again."
             )
 
     def start(self, sigmas: Sequence[float]) -> int:
-        """Where on the list a run with these sigmas starts.
+        """Index of the calibrated sigma at which a run with these sigmas starts.
 
         Raises:
-            ValueError: they are not the calibrated ones, from some place on.
+            ValueError: the sigmas are not the last ones of the calibrated list.
         """
         first = len(self.sigmas) - len(sigmas)
         same = first >= 0 and all(
@@ -164,13 +163,13 @@ class Calibration:
         )
         if not same or len(sigmas) < 2:
             raise ValueError(
-                "sigmas are not those that this calibration was made for: its weights hold for them "
-                "alone, so connect the SIGMAS output that belongs to this SAMPLER (or its last part)."
+                "sigmas are not those of this calibration, and its weights hold only for them: "
+                "connect the SIGMAS output that belongs to this SAMPLER (or its last part)."
             )
         return first
 
     def nearest(self, sigma: float) -> int:
-        """Index of the sigma above 0 on the list that is nearest to this one in lambda_."""
+        """Index of the calibrated sigma above 0 that is nearest to this one in lambda_."""
         schedule = self.schedule()
 
         def lambda_(sigma: float) -> float:
@@ -180,9 +179,9 @@ class Calibration:
         return distances.index(min(distances))
 
     def plan(self, schedule: NoiseSchedule, first: int = 0) -> Plan:
-        """The plan from the list's `first` sigma on.
+        """The plan of a run that starts at sigma number `first`.
 
-        A step for which the outputs of the earlier part are missing has exact weights.
+        If a step's weights need outputs from before that, it takes exact weights instead.
         """
         entry_order = 1 if self.calls < FEW_CALLS else 2
         grid = Grid.of(self.sigmas, schedule)
@@ -201,7 +200,8 @@ def amplification(plan: Plan) -> float:
     """How large a state can become, relative to max(1, its sigma), if each of the model's outputs is
     at most 1 and the start is at most max(1, its sigma).
 
-    Each state is a combination of the start and of the outputs: these combinations are followed.
+    Each state is a linear combination of the start and the outputs; the sum of its absolute weights
+    is the bound.
     """
     calls = len(plan.steps)
     x = np.zeros(calls + 1)
@@ -223,7 +223,7 @@ def amplification(plan: Plan) -> float:
 
 
 def exact_weights(schedule: NoiseSchedule, sigmas: Sequence[float], order: int) -> Weights:
-    """Adams' exact weights for the last step of a list, of the order given if it allows it."""
+    """Adams' exact weights for the last step of a list, of this order if the list is long enough."""
     grid = Grid.of(sigmas, schedule)
     last = len(grid.levels) - 2
     if grid.levels[-1].sigma == 0.0:

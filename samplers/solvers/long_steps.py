@@ -1,14 +1,16 @@
-"""Steps that are long beside what the model outputs so far can tell.
+"""Steps so long that a polynomial through the model outputs is no longer to be trusted.
 
-A polynomial through model outputs goes wrong in two ways. Read far beyond the newest output, it
-follows a trend that has ended by then: lists that are even in time close with a step several times as
-long in lambda_ as the one before. And an output that is made at the far end of a long step, and then
-used to make that step again, brings its own error with it, times e^growth. Inner nodes of singlestep
-groups do so, and the corrector's outputs: for DPM-Solver++ where sigma rises, most of all in the first
-step of a flipped list, and for the noise and slope forms where it falls.
+It goes wrong in two ways:
 
-The bounds were measured on exact models, with and without guidance; tests/test_long_steps.py holds
-what they reach.
+- It is extrapolated far beyond the newest output, where the trend may have ended. Lists that are even
+  in time end with a step that is several times as long in lambda_ as the one before.
+- An output at the far end of a long step is used to make that step again. Its error then comes in
+  too, times e^growth. This concerns inner nodes of singlestep groups and outputs that a corrector
+  uses: with DPM-Solver++ if sigma rises, most of all in the first step of a flipped list, and with
+  DPM-Solver and Adams if it falls.
+
+The bounds were measured on exact models, with and without guidance. tests/samplers/test_long_steps.py
+checks what they achieve.
 """
 
 from __future__ import annotations
@@ -16,31 +18,32 @@ from __future__ import annotations
 from ..coefficients import Algorithm, Level
 
 FAR: dict[Algorithm, float] = {"dpmsolver++": 0.1, "dpmsolver": 0.5, "adams": 0.5}
-"""In lambda_: the length up to which no step counts as long. x0 matters most at the far end of a step,
-the noise and the slope at its near end."""
+"""No step up to this length in lambda_ counts as long. An error of x0 matters most at the end of a
+step, an error of the noise or the slope at its start."""
 
 LINEAR = 0.9
-"""The share of a step below which a line through two outputs tells more than a curve through three."""
+"""If less than this share of a step is read, a line through two outputs is more accurate than a
+parabola through three."""
 
 FAR_IN_GROUP = 1.0
-"""The same for an interval of a singlestep group."""
+"""No interval of a singlestep group up to this length in lambda_ counts as long."""
 
 MOST_GROWTH = 0.5
-"""In lambda_: how much the error of an output may grow that makes its own step again."""
+"""How far, in lambda_, the error of an output may grow if the output makes its own step again."""
 
 
 def reach(far: float, before: Level, start: Level, end: Level) -> float:
-    """The share of the step from start to end up to which a polynomial is read; 1 unless it is long.
+    """The share of the step from start to end up to which a polynomial is read: 1 unless it is long.
 
-    A step is long if it is longer than the one before it and than `far`. The longer it is, the less of
-    it is read: a step twice as long, to half of what is known.
+    A step is long if it is longer than both `far` and the step before it, from `before` to start. The
+    longer it is, the smaller the share: 1/4 for a step twice as long as the larger of the two.
     """
     known, ahead = abs(start.lambda_ - before.lambda_), abs(end.lambda_ - start.lambda_)
     return min(1.0, max(far, known) / ahead) ** 2
 
 
 def grows(algorithm: Algorithm, start: Level, end: Level) -> bool:
-    """Whether an output at end has too large an error to make the step from start again."""
+    """Whether an output at `end` has too large an error to make the step from `start` again."""
     h = end.lambda_ - start.lambda_
     return (-h if algorithm == "dpmsolver++" else h) > MOST_GROWTH
 
@@ -54,8 +57,8 @@ def is_group(algorithm: Algorithm, levels: tuple[Level, ...]) -> bool:
 
 
 def groups(algorithm: Algorithm, levels: tuple[Level, ...]) -> list[int]:
-    """The sizes of the singlestep groups that the intervals between these levels make, the first one
-    as large as it can be."""
+    """The sizes of the singlestep groups that cover the intervals between these levels. Each is as
+    large as it can be, beginning with the first."""
     sizes: list[int] = []
     while len(levels) > 1:
         size = next(

@@ -1,14 +1,15 @@
-"""The sampler to take without thinking: sigmas and step weights that belong together, as data.
+"""The sampler to start with: sigmas and step weights that were fitted together, as data.
 
-`recommended.json` holds a row for each kind of model and number of calls, fitted on many models at
-once, with and without guidance, by descent through whole runs (`benchmarks/fit_recommended.py`). The
-solver is a multistep that interpolates x0 in lambda_: each step goes through the newest three outputs
-with exact weights, in which the slope and the curvature have a gain each, step by step. Gains of
-(1, 0) are second order, (1, 1/2) the published third order, (1, 1) true third order.
+`recommended.json` has a row for each kind of model (flow or diffusion) and number of calls, fitted on
+many models at once, with and without guidance, by gradient descent through whole runs
+(`benchmarks/fit_recommended.py`). The solver is a multistep that interpolates x0 in lambda_. Each step
+takes the newest three outputs with exact weights, and multiplies their slope and their curvature by a
+gain each. Gains of (1, 0) are second order, (1, 1/2) the published third order, (1, 1) true third
+order.
 
-The sigmas hold in s = sigma / alpha, in which a flow is a diffusion model, whatever its shift. On a
-part of such a list (image to image, split lists) the steps keep the gains of the whole. On any other
-list the sampler is DPM-Solver++ 2M, whose weights stay stable under guidance.
+The rows hold s = sigma / alpha, in which a flow is a diffusion model, whatever its shift. On a
+part of such a list (image to image, split lists) the steps keep their gains. On any other list the
+sampler is DPM-Solver++ 2M, which is stable under guidance.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ WIDE = 30.0
 terminal SNR), and take a flow's rows."""
 
 FARTHEST = 1e4
-"""The s that stands for a flow's sigma = 1, where it is infinite."""
+"""Stands for the s of a flow's sigma = 1, which is infinite."""
 
 FIRST_STEP = 1.0
-"""In log s: what the first step counts as where it comes from pure noise, however long it is. Its
-output is an average of all images, from any s that is high enough."""
+"""The length in log s that a first step from pure noise counts as, however long it is: from any s that
+is high enough the model's output is the average of all images."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Row:
 
     Attributes:
         s: sigma / alpha of each call, falling; the first is the model's own.
-        slope, curvature: the gains of the step after each call; 0 where outputs for it are missing.
+        slope, curvature: the gains of the step after each call; 0 if there are too few outputs yet.
     """
 
     s: tuple[float, ...]
@@ -77,7 +78,7 @@ def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
 
 @cache
 def row_of(kind: str, calls: int) -> Row:
-    """The row for a number of calls: of that number, or between the two nearest."""
+    """The row for a number of calls: fitted, or interpolated between the two nearest."""
     known = rows(kind)
     if calls in known:
         return known[calls]
@@ -100,7 +101,7 @@ def row_of(kind: str, calls: int) -> Row:
 
 
 def stretched(row: Row, calls: int) -> Row:
-    """The same for another number of calls: each step as at its place in the run."""
+    """A row stretched to another number of calls: each step is read at its place in the run."""
     if calls < 2:
         return Row(row.s[:calls], row.slope[:calls], row.curvature[:calls])
 
@@ -123,7 +124,7 @@ def stretched(row: Row, calls: int) -> Row:
 def recommended_sigmas(
     schedule: NoiseSchedule, sigma_max: float, sigma_min: float, calls: int
 ) -> list[float]:
-    """The sigmas of a run of so many calls: calls + 1, from sigma_max to 0."""
+    """The sigmas for this number of calls: calls + 1, from sigma_max to 0."""
     row = row_of(kind_of(schedule, sigma_max), calls)
     flow = isinstance(schedule, RectifiedFlow)
     top, low = (
@@ -136,7 +137,7 @@ def recommended_sigmas(
 
 
 def _within(levels: list[float], top: float, low: float) -> list[float]:
-    """Levels between the two ends, squeezed from the end that they would pass."""
+    """The levels, compressed to lie between the two ends if they would pass one."""
     if not levels:
         return levels
     if levels[-1] < low < levels[0]:
@@ -150,11 +151,11 @@ def _within(levels: list[float], top: float, low: float) -> list[float]:
 
 
 def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
-    """The plan on these sigmas, which are a row's, as far as the host moved none.
+    """The plan on these sigmas, which are a row's, or near them if the host rounded them.
 
     Args:
-        first: the row's call that the run starts with. Outputs from before it don't exist, and don't
-            enter.
+        first: the call of the row with which the run starts. Outputs from before it don't exist, so
+            they don't enter.
     """
     levels = [_log_s(level.sigma, level.alpha) for level in grid.levels]
     if first == 0 and row.s[0] > WIDE and len(levels) > 1:
@@ -173,7 +174,7 @@ def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
 
 
 def weights(levels: Sequence[float], slope: float, curvature: float) -> tuple[float, ...]:
-    """The weights c of the outputs before the newest, D, in D + sum_j c_j (D - D_j).
+    """The weights c_j of the outputs D_j before the newest one, D, in D + sum_j c_j (D - D_j).
 
     Args:
         levels: log s of the last calls, at most three, and of the end of the step, which may be
@@ -184,7 +185,7 @@ def weights(levels: Sequence[float], slope: float, curvature: float) -> tuple[fl
     if not before:
         return ()
     h, h1 = start - end, before[-1] - start
-    if math.isinf(h):  # to zero: the output is extrapolated by one more step of the same length
+    if math.isinf(h):  # a step to zero extrapolates the output by the length of the step before
         of_slope, of_curvature = h1, 2.0 * h1 * h1
     else:
         full = h / -math.expm1(-h)
@@ -205,11 +206,11 @@ def _log_s(sigma: float, alpha: float) -> float:
 
 
 class Part(NamedTuple):
-    """Where on a row's list a run is.
+    """The part of a row that a run takes.
 
     Attributes:
-        row: of the whole list.
-        first: its call that the run starts with.
+        row: the whole row.
+        first: the call of the row with which the run starts.
     """
 
     row: Row
@@ -219,17 +220,17 @@ class Part(NamedTuple):
 KINDS = ("flow", "diffusion")
 
 MOST_CALLS = 200
-"""Of a whole list that a part is looked for in: 20 steps at a denoise of 0.1 are of such a one."""
+"""The longest list in which a part is looked for: 20 steps at a denoise of 0.1 are the end of one."""
 
 SAME_PLACE = 0.35
-"""How far a sigma may be from its place on a list, in units of the shorter step beside it: hosts move
-sigmas to whole times, at low noise by a good part of a step."""
+"""How far a sigma may be from the row's, in units of the shorter step beside it: hosts round sigmas to
+whole times, at low noise by a large fraction of a step."""
 
 
 def part_of(grid: Grid) -> Part | None:
-    """The row and place that a list of sigmas is a part of, or None for other lists.
+    """The part of a row that a list of sigmas is, or None for other lists.
 
-    Only the sigmas count at which the model is called: where the last step leads to is free.
+    Only sigmas at which the model is called are compared; the last step may lead anywhere.
     """
     if not (grid.falls and grid.calls and len(set(grid.sigmas)) == len(grid.sigmas)):
         return None
@@ -240,7 +241,7 @@ def part_of(grid: Grid) -> Part | None:
     found = [
         (*place, kind, calls)
         for kind in KINDS
-        for top in (math.inf, levels[0])  # of a part only the list's own top is known
+        for top in (math.inf, levels[0])  # a part may be of a list that starts higher
         for calls in range(len(levels), MOST_CALLS + 1)
         if (place := _place(levels, _levels(kind, calls, top, low))) is not None
     ]
@@ -251,7 +252,7 @@ def part_of(grid: Grid) -> Part | None:
 
 
 def _place(levels: Sequence[float], own: Sequence[float]) -> tuple[float, int] | None:
-    """Where on a whole list some levels are: (distance, first), if it is near enough."""
+    """Where some levels lie on a whole list: (distance, first), or None if they are too far away."""
     calls = len(own)
     start = levels[1] if len(levels) > 1 else levels[0]
     after = bisect_left(own, -start, key=lambda level: -level)  # own falls
@@ -272,18 +273,18 @@ def _place(levels: Sequence[float], own: Sequence[float]) -> tuple[float, int] |
 
 @lru_cache(4 * len(KINDS) * MOST_CALLS)
 def _levels(kind: str, calls: int, top: float, low: float) -> tuple[float, ...]:
-    """Those of `recommended_sigmas`."""
+    """The row of `recommended_sigmas` with these ends."""
     first, *later = map(math.log, row_of(kind, calls).s)
     return (first, *_within(later, top, low))
 
 
 OTHER_LISTS = Multistep()
-"""What runs on lists that are no row's."""
+"""The solver for lists that belong to no row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommended(Options):
-    """Settings of `sample_recommended`: only what all samplers have. It adds no noise."""
+    """Settings of `sample_recommended`: only those that all samplers have. It adds no noise."""
 
     def plan(self, grid: Grid) -> Plan:
         part = part_of(grid)
@@ -292,7 +293,7 @@ class Recommended(Options):
         return plan_row(grid, *part)
 
     def describe(self, grid: Grid) -> str:
-        """What it takes for a list, in words."""
+        """What it does on a list, in words, for the log."""
         kind = "flow" if isinstance(grid.schedule, RectifiedFlow) else "diffusion"
         part = part_of(grid)
         if part is None:

@@ -1,8 +1,9 @@
-"""Singlestep solvers of orders 1 to 3: groups of intervals, the inner sigmas being a step's nodes.
+"""Singlestep solvers of orders 1 to 3: the inner sigmas of a group of intervals are a step's nodes.
 
 DPM-Solver (arXiv 2206.00927), algorithms 1 and 2 and appendix B; DPM-Solver++ (arXiv 2211.01095),
 appendix B; in the authors' code `singlestep_dpm_solver_{second,third}_update`, with r1 and r2 read
-from the sigmas. A group of order p covers p intervals in p model calls and starts afresh after it.
+from the sigmas. A group of order p covers p intervals in p model calls. It uses no output of
+an earlier group.
 
 With eta above 0, orders 1 and 2 are the stochastic solvers that users know as Euler ancestral and
 DPM++ SDE (k-diffusion's `sample_euler_ancestral`, `sample_dpmpp_sde`).
@@ -29,7 +30,7 @@ GROUPINGS = ("fast", "fixed")
 
 @dataclass(frozen=True, kw_only=True)
 class Singlestep(Options):
-    """Settings of `sample_singlestep`, which says what they mean."""
+    """Settings of `sample_singlestep`; see there for their meaning."""
 
     algorithm: str = "dpmsolver++"
     order: int = 2
@@ -45,12 +46,12 @@ class Singlestep(Options):
         one_of("grouping", self.grouping, GROUPINGS)
         if self.eta > 0.0 and self.order == 3:
             raise ValueError(
-                f"eta = {self.eta:g}: the singlestep solver of order 3 has no stochastic form; set "
-                "order to 1 or 2, or eta to 0."
+                f"eta = {self.eta:g}: the singlestep solver of order 3 can't add noise; set order "
+                "to 1 or 2, or eta to 0."
             )
 
     def on(self, schedule: NoiseSchedule) -> Singlestep:
-        """Long steps are lowered, as hosts' lists have such."""
+        """With `lower_long_steps`: hosts' lists have long steps."""
         return replace(self, lower_long_steps=True)
 
     def plan(self, grid: Grid) -> Plan:
@@ -86,8 +87,8 @@ def ancestral_eta(algorithm: Algorithm, h: float, eta: float) -> float:
     """The eta of `Transition.between` for which the noise of a step of h is eta times the SDE's.
 
     This is the eta of ancestral samplers (k-diffusion's `get_ancestral_step`), which multiplies the
-    noise's standard deviation. Both are 0 or 1 together. For DPM-Solver++ the noise is all fresh at
-    most; larger values of eta come to that.
+    noise's standard deviation. At 0 and 1 the two etas agree. For DPM-Solver++ no more than all of the
+    noise can be fresh, so larger values of eta are cut there.
     """
     if algorithm == "dpmsolver" or eta in (0.0, 1.0):
         return eta * eta
@@ -120,7 +121,7 @@ def group(
     order 1, the second by order 2 with the exact weights.
 
     Args:
-        eta_of: h of a transition -> its eta; None for 0.
+        eta_of: h of a transition -> its eta; None: eta is 0.
     """
     levels, order = grid.levels, end - start
     steps = []
@@ -128,10 +129,12 @@ def group(
         h = distance(algorithm, levels[start], levels[start + stage])
         eta = eta_of(h) if eta_of else 0.0
         transition = grid.transition(algorithm, start, start + stage, eta)
-        used = list(range(1, stage))  # the nodes after the first that enter, the oldest first
+        used = list(
+            range(1, stage)
+        )  # the nodes after the first whose outputs enter, the oldest first
         rule = EXACT[:stage]
         if stage == order and solver_type == "dpmsolver" and order > 1:
-            # The published formulas: midpoint at order 2; at order 3 the last node alone.
+            # The published formulas: midpoint at order 2; only the last node at order 3.
             used = used[-1:]
             rule = MIDPOINT if order == 2 else EXACT[:2]
         nodes = [distance(algorithm, levels[start], levels[start + j]) for j in used]

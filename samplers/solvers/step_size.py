@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 class Controller(ABC):
-    """Decides after each attempted step. One instance serves one run.
+    """Decides after each attempted step how to go on. Each run needs an instance of its own.
 
     Attributes:
         h_init: size of the first step in lambda_.
@@ -24,9 +24,9 @@ class Controller(ABC):
         """Judge an attempt.
 
         Args:
-            error: of the worst image, in units of the tolerance; finite and not negative.
+            error: the worst image's error, in units of the tolerance; finite and not negative.
             h: size of the attempt in lambda_.
-            order: of the higher of the two solutions.
+            order: the order of the higher of the two solutions.
 
         Returns:
             Whether to accept it, and the size of the next attempt.
@@ -61,7 +61,7 @@ class PIDController(Controller):
     icoeff: float = 1.0
     dcoeff: float = 0.0
     accept_safety: float = 0.81
-    # Now, and one and two accepted steps ago.
+    # At this step, and one and two accepted steps ago.
     _inverse_errors: list[float] = field(default_factory=list, init=False)
 
     def decide(self, error: float, h: float, order: int) -> tuple[bool, float]:

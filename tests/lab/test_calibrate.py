@@ -483,7 +483,7 @@ def other_sigmas(found: Calibration) -> list[Sequence[float]]:
 def test_other_sigmas_are_refused() -> None:
     found = result(VE).calibration
     for sigmas in other_sigmas(found):
-        with pytest.raises(ValueError, match="sigmas are not those that this calibration"):
+        with pytest.raises(ValueError, match="sigmas are not those of this calibration"):
             sample_calibrated(Counted(), starts(VE, 1), sigmas, calibration=found)
     rounded = torch.tensor(found.sigmas, dtype=torch.float32)
     sample_calibrated(Counted(), starts(VE, 1), rounded, calibration=found, disable=True)

@@ -636,17 +636,17 @@ LINEAR = DiscreteSchedule.linear()
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"training": "linear"}, "training must be a schedule"),
+        ({"training": "linear"}, "training must be a training schedule"),
         ({"prediction": "epsilon"}, "noise, x0, v, score, flow, not 'epsilon'"),
         ({"guidance": math.nan, "condition": 1, "unconditional": 0}, "guidance must be a finite"),
         ({"time_scale": 0.0}, "time_scale must be a number above 0, not 0.0"),
         ({"dtype": torch.int64}, "dtype must be a floating-point one"),
-        ({"classifier": network, "condition": 1, "unconditional": 0}, "two kinds of guidance"),
-        ({"unconditional": 0}, "without a condition"),
+        ({"classifier": network, "condition": 1, "unconditional": 0}, "two ways of guidance"),
+        ({"unconditional": 0}, "given without condition"),
         ({"guidance": 7.5}, "guidance = 7.5 has nothing to guide with"),
         ({"guidance": 7.5, "condition": 1}, "guidance = 7.5 has nothing to guide with"),
         ({"keep_unconditional": True, "condition": 1}, "keep_unconditional needs"),
-        ({"training": FlowSchedule()}, "'noise' leaves x0 open at sigma = 1"),
+        ({"training": FlowSchedule()}, "'noise' does not determine x0 at sigma = 1"),
         ({"training": FlowSchedule(), "prediction": "score"}, "t_start below 1"),
     ],
 )
@@ -715,7 +715,7 @@ def test_classifiers_of_the_wrong_kind(classifier: Callable[..., torch.Tensor]) 
     [
         (torch.zeros(2, 5), torch.zeros(2, 5), "beside a batch of 3"),
         (torch.tensor(1.0), torch.tensor(0.0), "beside a batch of 3"),
-        (torch.zeros(1, 77, 4), torch.zeros(1, 154, 4), "must agree beyond the first"),
+        (torch.zeros(1, 77, 4), torch.zeros(1, 154, 4), "only the first number may differ"),
         ({"a": torch.zeros(1, 2)}, {"b": torch.zeros(1, 2)}, "built differently"),
         ([torch.zeros(1, 2)], [], "built differently"),
         (torch.zeros(1, 2), None, "built differently"),
