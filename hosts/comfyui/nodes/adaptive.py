@@ -14,13 +14,15 @@ from . import inputs
 from .inputs import ADVANCED, number, settings_of
 
 CONTROLLERS = ("authors", "pid")
-PID = {
-    "pcoeff": PIDController.pcoeff,
-    "icoeff": PIDController.icoeff,
-    "dcoeff": PIDController.dcoeff,
-    "accept_safety": PIDController.accept_safety,
-}
-"""Inputs that only the controller "pid" uses -> their defaults."""
+PID = ("pcoeff", "icoeff", "dcoeff", "accept_safety")
+"""Inputs that only the controller "pid" uses."""
+
+
+def _coefficient(
+    name: str, tooltip: str, least: float = -10.0, most: float = 10.0
+) -> io.Float.Input:
+    default = getattr(PIDController, name)
+    return number(name, default, tooltip, least, most, step=0.01, **ADVANCED)
 
 
 class DPMSolver_Adaptive(io.ComfyNode):
@@ -100,44 +102,26 @@ class DPMSolver_Adaptive(io.ComfyNode):
                     step=0.01,
                     **ADVANCED,
                 ),
-                number(
+                _coefficient(
                     "pcoeff",
-                    PID["pcoeff"],
                     "Used with pid: proportional coefficient. Raise it (0.2 to 0.4) if the step size "
                     "changes too abruptly.",
-                    least=-10.0,
-                    most=10.0,
-                    step=0.01,
-                    **ADVANCED,
                 ),
-                number(
+                _coefficient(
                     "icoeff",
-                    PID["icoeff"],
                     "Used with pid: integral coefficient. Lower it (0.3 to 0.4) if you raise pcoeff.",
-                    least=-10.0,
-                    most=10.0,
-                    step=0.01,
-                    **ADVANCED,
                 ),
-                number(
+                _coefficient(
                     "dcoeff",
-                    PID["dcoeff"],
                     "Used with pid: derivative coefficient. Leave it at 0 unless the step sizes "
                     "oscillate.",
-                    least=-10.0,
-                    most=10.0,
-                    step=0.01,
-                    **ADVANCED,
                 ),
-                number(
+                _coefficient(
                     "accept_safety",
-                    PID["accept_safety"],
                     "Used with pid: a step is rejected if the next one would have to shrink below "
                     "this part of it. A higher value rejects more steps.",
                     least=0.0,
                     most=1.0,
-                    step=0.01,
-                    **ADVANCED,
                 ),
                 *inputs.thresholding(),
             ],
@@ -147,7 +131,9 @@ class DPMSolver_Adaptive(io.ComfyNode):
     @classmethod
     def execute(cls, controller: str = "authors", **given: Any) -> io.NodeOutput:
         one_of("controller", controller, CONTROLLERS)
-        settings = PID | settings_of(cls, given)
-        if controller != "pid":
-            settings = {name: value for name, value in settings.items() if name not in PID}
+        settings = settings_of(cls, given)
+        for name in PID:
+            value = settings.pop(name, getattr(PIDController, name))
+            if controller == "pid":
+                settings[name] = value
         return io.NodeOutput(sampling.sampler(Adaptive(**settings)))

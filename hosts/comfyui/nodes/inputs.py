@@ -83,6 +83,9 @@ def cfg_pp() -> io.Boolean.Input:
     )
 
 
+THRESHOLD = {"threshold_ratio": 0.995, "threshold_max": 1.0}
+
+
 def thresholding() -> list[io.Input]:
     return [
         io.Boolean.Input(
@@ -95,7 +98,7 @@ def thresholding() -> list[io.Input]:
         ),
         number(
             "threshold_ratio",
-            0.995,
+            THRESHOLD["threshold_ratio"],
             "Used with thresholding: the share of each image's values that is left as it is.",
             least=0.01,
             most=1.0,
@@ -104,7 +107,7 @@ def thresholding() -> list[io.Input]:
         ),
         number(
             "threshold_max",
-            1.0,
+            THRESHOLD["threshold_max"],
             "Used with thresholding: the range of a clean image; 1 if pixels go from -1 to 1.",
             least=0.01,
             most=1000.0,
@@ -129,10 +132,9 @@ def settings_of(node: type[io.ComfyNode], inputs: dict[str, Any]) -> dict[str, A
     """
     own = {one.id for one in node.define_schema().inputs}
     settings = {name: value for name, value in inputs.items() if name in own}
-    ratio = settings.pop("threshold_ratio", 0.995)
-    maximum = settings.pop("threshold_max", 1.0)
+    threshold = tuple(settings.pop(name, default) for name, default in THRESHOLD.items())
     if settings.pop("thresholding", False):
-        settings["thresholding"] = (ratio, maximum)
+        settings["thresholding"] = threshold
     return settings
 
 
