@@ -1,8 +1,8 @@
 """DPM-Solver: the whole family of fast solvers for diffusion models, for ComfyUI, webui and scripts.
 
-ComfyUI loads this folder by path and calls `comfy_entrypoint`; webui runs `scripts/`, which loads it
-under a name of its own; scripts import `dpm_solver_nodes.samplers`. None needs another, and importing
-this module needs none.
+ComfyUI loads this folder by path and calls `comfy_entrypoint`. webui runs `scripts/`, which loads the
+folder under another name. Scripts import `dpm_solver_nodes.samplers`. Importing this module needs
+neither ComfyUI nor webui.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> Any:
-    """ComfyUI's entry point: registers the menus, then the nodes, then the lab, each for itself.
+    """ComfyUI's entry point: registers the menus, then the nodes, then the lab.
 
-    What can't be imported or registered is named in the log, in a line, and left out.
+    If one of them can't be imported or registered, the log names it and the others still work.
     """
     from comfy_api.latest import ComfyExtension
 
@@ -67,7 +67,7 @@ def _lab() -> list[Any]:
 
 
 def _with_schemas(nodes: list[Any]) -> list[Any]:
-    """The nodes, once it is certain that the host can list each."""
+    """The nodes, after checking that the host can list each of them."""
     for node in nodes:
         node.define_schema()
     return nodes

@@ -1,7 +1,7 @@
 """The install hook of ComfyUI-Manager and webui. There is nothing to install.
 
-The pack runs on what both hosts bring; it never installs or changes torch. This hook only says so,
-and warns of a Python that is too old. It needs no network and no package.
+The pack runs on what both hosts bring, and never installs or changes torch. This hook only warns if
+the Python is too old. It needs no network and no package.
 """
 
 import sys

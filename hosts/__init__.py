@@ -1,1 +1,1 @@
-"""The only modules that know a host."""
+"""The hosts, ComfyUI and webui. No other folder imports them."""

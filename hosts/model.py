@@ -1,6 +1,6 @@
-"""What a host's model is to the samplers, and all that follows from it: once for all hosts.
+"""What the samplers need to know of a host's model, and what follows from it for every host.
 
-A host fulfils `HostModel` with one class of its own, which knows where that host keeps these things.
+Each host has one subclass of `HostModel`, which reads the facts from that host's objects.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from ..samplers.solvers.recommended import recommended_sigmas
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
 OFFERED_SPACINGS = (*SPACINGS, RECOMMENDED)
-"""Of the sigmas node and of the hosts' lists of schedulers."""
+"""The spacings that the sigmas node and the hosts' lists of schedulers offer."""
 
 ROUNDED = 1e-5
-"""How far, relatively, a flow's largest sigma may be from 1: hosts hold it in float32."""
+"""The largest relative difference of a flow's largest sigma from 1: hosts hold it in float32."""
 
 SAME_START = 0.01
-"""How far, relatively, a model's sigma_max may be from that of a calibration."""
+"""The largest relative difference between a model's sigma_max and a calibration's."""
 
 
 class Times(NamedTuple):
-    """The paper's time of a model: 1 at the noise and near 0 at the image, if the host has it so.
+    """A model's time: as in the paper, 1 at the noise and near 0 at the image, if the host has it so.
 
     Attributes:
-        sigma: of a time.
+        sigma: time -> sigma.
         start, end: the times of the first and of the last sigma above 0.
     """
 
@@ -52,12 +52,12 @@ class HostModel(ABC):
     @property
     @abstractmethod
     def schedule(self) -> NoiseSchedule:
-        """Its noise schedule. ValueError if its sampling is no ODE that these solvers solve."""
+        """Its noise schedule. ValueError if sampling it is no ODE that these solvers solve."""
 
     @property
     @abstractmethod
     def kind(self) -> str:
-        """The name of its kind, as ComfyUI has it; "" if the host can't tell."""
+        """The name of its class in ComfyUI; "" if the host can't tell."""
 
     @property
     @abstractmethod
@@ -71,11 +71,11 @@ class HostModel(ABC):
 
     @abstractmethod
     def times(self, sigma_max: float, sigma_min: float) -> Times:
-        """Its time, between two sigmas of its own."""
+        """Its time between two of its sigmas."""
 
     @abstractmethod
     def whole(self, sigmas: Sequence[float]) -> list[float] | None:
-        """The sigmas of the whole times nearest to some; None if the host gives it any time."""
+        """The sigmas of the whole times nearest to given sigmas; None if the host passes any time."""
 
     @property
     def flow(self) -> bool:
@@ -99,7 +99,7 @@ class HostModel(ABC):
         Args:
             spacing: one of OFFERED_SPACINGS.
             finishes: a 0 follows; the recommended spacing then ends above sigma_min.
-            sigma_max, sigma_min: the user's; by default the model's own.
+            sigma_max, sigma_min: the ends that the user sets; by default the model's own.
         """
         sigma_max = self.sigma_max if sigma_max is None else self._exact(sigma_max)
         sigma_min = self.sigma_min if sigma_min is None else sigma_min
@@ -129,14 +129,15 @@ class HostModel(ABC):
 
         Args:
             spacing: one of OFFERED_SPACINGS.
-            denoise: below 1, as in the hosts: the last steps + 1 sigmas of a list of
-                int(steps / denoise) steps; an empty list at 0.
+            denoise: as in the hosts; below 1 the list is the last steps + 1 sigmas of one of
+                int(steps / denoise) steps, at 0 it is empty.
             final_zero: end at 0, which the last step reaches; otherwise at the model's sigma_min.
-            rising: from sigma_min up, for inversion; such a list has no zero, and on a flow model it
-                is a falling one without its sigma 1.
+            rising: from sigma_min up, for inversion. Such a list has no zero and, on a flow model, no
+                sigma of 1.
 
         Raises:
-            ValueError: a setting is out of its range, as linked inputs may be, or the list too long.
+            ValueError: a setting is out of its range, as a linked input may be, or the list is too
+                long.
         """
         one_of("spacing", spacing, OFFERED_SPACINGS)
         at_least("steps", steps, 1)
@@ -156,10 +157,10 @@ class HostModel(ABC):
         return (falling + [0.0] * final_zero)[-(steps + 1) :]
 
     def on_whole_times(self, sigmas: Sequence[float]) -> list[float]:
-        """The nearest of the model's own sigmas to each, if the host gives it whole times only.
+        """The sigmas, each moved to the nearest whole time if the host passes only whole times.
 
-        Between them its prediction is that for another noise level, an error that few steps can do
-        without. Both ends stay; sigmas that fall together become one.
+        At other sigmas the model's prediction would be for another noise level, an error that counts
+        if steps are few. Both ends stay. Sigmas that become equal are merged.
         """
         first, *inner, last = sigmas
         whole = self.whole(inner)
@@ -169,24 +170,28 @@ class HostModel(ABC):
         return [first, *sorted(own, reverse=True), last]
 
     def sigma_at(self, denoise: float) -> float:
-        """Where image to image starts that keeps this part of the model's time."""
+        """The sigma from which image to image runs over this fraction of the model's time."""
         times = self.times(self.sigma_max, self.sigma_min)
         return times.sigma(times.start * denoise)
 
     def check(self, calibration: Calibration, name: str) -> None:
-        """Raise ValueError if a calibration, called so, was not made for such a model."""
+        """Raise ValueError if a calibration was not made for a model like this.
+
+        Args:
+            name: what the error calls the calibration.
+        """
         calibration.fits(self.schedule)
         made_for = calibration.fitted.model
         if self.kind and made_for and made_for != self.kind:
             raise ValueError(
-                f"{name} was made on a model of the kind {escaped(made_for)}, and the loaded one is "
-                f"of the kind {self.kind}: choose another, or calibrate anew."
+                f"{name} was made on a model of the type {escaped(made_for)}, and the loaded one is "
+                f"of the type {self.kind}: choose another, or calibrate again."
             )
         start, sigma_max = calibration.sigmas[0], self.own_sigma_max
         if abs(start - sigma_max) > SAME_START * sigma_max:
             raise ValueError(
                 f"{name} starts at sigma {start:.4g}, and the loaded model at {sigma_max:.4g}: choose "
-                "another, or calibrate anew."
+                "another, or calibrate again."
             )
 
     def _exact(self, sigma_max: float) -> float:

@@ -1,1 +1,1 @@
-"""The lab: samplers side by side, and what their schedules look like. It never imports a host."""
+"""The lab compares samplers, plots schedules, and calibrates solvers. It never imports a host."""

@@ -1,8 +1,9 @@
 """Samplers side by side: the same start, several numbers of model calls, one reference.
 
-A `Candidate` is anything that makes a latent from a list of sigmas. `prepare` finds out, without a
-call of the model, how many steps of it fit into each number of calls; `run` then runs them one by
-one, counts the calls that were really made, and measures how far each result is from the reference.
+A `Candidate` is anything that makes a latent from a list of sigmas. `prepare` finds out, without
+calling the model, how many of its steps fit into each number of model calls. `run` then runs the
+candidates one by one, counts the calls really made, and measures each result's distance to the
+reference.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ Sigmas = torch.Tensor | Sequence[float]
 Passing = tuple[type[BaseException], ...]
 
 SAME_START = 0.01
-"""Lists whose first sigmas differ by a larger part than this start from different noise levels."""
+"""Lists whose first sigmas differ by more than this fraction start at different noise levels."""
 
 MOST_RUNS = 120
-"""In one comparison; their grid then takes no more than about 1 GiB."""
+"""The most runs in a comparison; their grid of pictures then takes no more than about 1 GiB."""
 
 MOST_IMAGES = 6
-"""Of a batch that are kept to be shown."""
+"""The most images of a batch that are kept for the grid."""
 
 MOST_BYTES = 2**32
-"""That the latents kept for the grid may take."""
+"""The most memory that the latents kept for the grid may take."""
 
 REASON_LENGTH, LABEL_LENGTH, LONGEST_TEXT = 160, 100, 200
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A sampler and where its steps are put.
+    """A sampler with a scheduler or a list of sigmas.
 
     Attributes:
         label: its name in tables and pictures.
-        sample: (sigmas, meter) -> latent, [batch, ...] of any rank. It starts from the same noise
-            every time and calls the meter at each model call.
+        sample: (sigmas, meter) -> latent, [batch, ...] of any rank. It must start from the
+            same noise every time, and call the meter at each model call.
         spaced: steps -> a list of sigmas.
-        listed: exactly this list; then it has one cell, whatever the numbers of calls.
+        listed: a fixed list of sigmas in its place; the candidate is then run only once.
     """
 
     label: str
@@ -58,14 +59,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Job:
-    """One run to come.
+    """A run that is still to be made.
 
     Attributes:
         row: index of its candidate.
-        budget: the number of calls it belongs to; None where the candidate has one cell only.
-        sigmas: empty where there is nothing to run, and `failure` says why.
-        calls: how many it will make; for a solver that chooses its own steps a guess.
-        chooses: the sampler chooses its own steps.
+        budget: the number of calls that it is meant for; None if the candidate is run only once.
+        sigmas: empty if it can't be run; `failure` then says why.
+        calls: how many model calls it will make; an estimate if the sampler chooses its own steps.
+        chooses: whether the sampler chooses its own steps.
     """
 
     candidate: Candidate
@@ -79,14 +80,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run done.
+    """The result of a run.
 
     Attributes:
-        calls: model calls that were made; 0 where nothing ran.
-        seconds: of wall clock, sampling alone.
-        error: distance to the reference (see `metrics.distance`); NaN where `failure` says why.
-        failure: empty, or a sentence.
-        note: what to keep in mind when reading the error; mostly empty.
+        calls: model calls that were made; 0 if nothing ran.
+        seconds: wall clock time of the sampling.
+        error: distance to the reference (see `metrics.distance`); NaN if the run failed.
+        failure: why the run failed, a sentence; otherwise empty.
+        note: a caution about the error, a sentence; mostly empty.
         latent: the first MOST_IMAGES of its images.
     """
 
@@ -119,7 +120,7 @@ class Reference:
 
 
 def _escape(frozen: object, *fields: str) -> None:
-    """Texts come from people, files and other packs, and go into tables, logs and pictures."""
+    """Make the texts in these fields safe: they come from outside, and go into tables and pictures."""
     for name in fields:
         object.__setattr__(frozen, name, escaped(getattr(frozen, name), LONGEST_TEXT))
 
@@ -127,17 +128,17 @@ def _escape(frozen: object, *fields: str) -> None:
 def prepare(
     candidates: Sequence[Candidate], budgets: Sequence[int], passing: Passing = ()
 ) -> list[Job]:
-    """What is to be run, row by row, found out by dry runs.
+    """The runs to make, candidate by candidate. Dry runs find out the numbers of steps.
 
-    A sampler that calls the model more than once a step gets as many steps as fit into the budget; one
-    that chooses its own steps, and one with its own list, is run once.
+    A sampler that calls the model more than once a step gets as many steps as fit into the budget. A
+    sampler that chooses its own steps, or has its own list, is run once.
 
     Args:
         budgets: numbers of model calls, rising.
         passing: exceptions that end the whole comparison (the host's interrupt).
 
     Raises:
-        ValueError: it would be more than MOST_RUNS.
+        ValueError: there would be more than MOST_RUNS.
     """
     check_size(candidates, budgets)
     return [
@@ -151,15 +152,15 @@ def check_size(candidates: Sequence[Candidate], budgets: Sequence[int], bytes_: 
     """Raise ValueError if a comparison is larger than MOST_RUNS or MOST_BYTES.
 
     Args:
-        bytes_: of an image's latents that are kept of each run.
+        bytes_: memory of the latents that are kept of each run.
     """
     columns = len(set(budgets))
     runs = sum(1 if candidate.listed is not None else columns for candidate in candidates)
     most = min(MOST_RUNS, MOST_BYTES // max(bytes_, 1))
     if runs > most:
         raise ValueError(
-            f"{len(candidates)} candidates at {columns} numbers of calls are {runs} runs, and memory "
-            f"is kept for {most} of this size: take fewer candidates or numbers of calls"
+            f"{len(candidates)} candidates at {columns} numbers of calls are {runs} runs, and the "
+            f"most at this size is {most}: take fewer candidates or numbers of calls"
             + (", or a smaller latent_image." if most < MOST_RUNS else ".")
         )
 
@@ -193,7 +194,7 @@ def _jobs(
 
 
 class _DryRuns:
-    """How many calls a candidate makes in a number of steps, found out once each."""
+    """How many model calls a candidate makes in a number of steps. Each is found out only once."""
 
     def __init__(self, candidate: Candidate, passing: Passing) -> None:
         self._candidate = candidate
@@ -214,7 +215,7 @@ class _DryRuns:
         return self._calls[steps]
 
     def chooses(self, budgets: Sequence[int]) -> bool:
-        """Whether the number of steps has next to no say in the number of calls."""
+        """Whether the number of calls hardly depends on the number of steps."""
         few, many = budgets[0], max(budgets[-1], 2 * budgets[0])
         return self(many) - self(few) < (many - few) / 2 or self._endless
 
@@ -222,7 +223,7 @@ class _DryRuns:
         """The largest number of steps that takes at most `budget` calls.
 
         Raises:
-            ValueError: there is none.
+            ValueError: even one step takes more.
         """
         steps = most_steps(budget, self)
         if not steps:
@@ -231,9 +232,10 @@ class _DryRuns:
 
 
 def _dry(candidate: Candidate, sigmas: Sigmas, passing: Passing) -> tuple[int, bool]:
-    """Calls of a run without the model, and whether it found no end, as it chooses its own steps.
+    """The calls of a run without the model, and whether it was stopped as it would not end.
 
-    Where the run fails on the zeros it is fed, one call a step is assumed: the real run will tell.
+    A sampler that chooses its own steps may not end. If the run fails on the zeros it gets instead of
+    model outputs, one call per step is assumed.
     """
     steps = max(len(sigmas) - 1, 0)
     meter = Meter(dry=True, limit=20 * steps + 200)
@@ -254,10 +256,10 @@ def find_reference(
     passing: Passing = (),
     on_call: Callable[[int], object] | None = None,
 ) -> Reference:
-    """Run a candidate finely, for the others to be measured against.
+    """Run a candidate with many calls, as the reference for the others.
 
     Raises:
-        RuntimeError: it failed, or its result is not finite.
+        RuntimeError: the run failed, or its result is not finite.
     """
     (job, *_) = _jobs(candidate, 0, [calls], passing)
     meter = Meter(on_call=on_call)
@@ -280,12 +282,12 @@ def run(
     passing: Passing = (),
     on_call: Callable[[Job, int], object] | None = None,
 ) -> Iterator[Cell]:
-    """Run the jobs one by one. One that fails gives a cell that says so, and the rest goes on.
+    """Run the jobs one by one. If one fails, its cell says why, and the others still run.
 
     Args:
-        passing: exceptions that end the whole comparison (the host's interrupt). Those that are no
-            `Exception` always do.
-        on_call: told the job and its number of calls so far.
+        passing: exceptions that end the whole comparison (the host's interrupt). Exceptions that
+            don't derive from `Exception` always do.
+        on_call: called with the job and its number of model calls so far.
     """
     for job in jobs:
         cell = Cell(job.candidate.label, job.row, job.budget, failure=job.failure)
@@ -317,7 +319,7 @@ def run(
 def _sample(
     candidate: Candidate, sigmas: Sigmas, meter: Meter, passing: Passing
 ) -> tuple[torch.Tensor | None, str]:
-    """The latent, on the CPU (which waits for the device), and what was wrong with it."""
+    """The latent, on the CPU (the copy waits for the device), and why it failed, if so."""
     try:
         latent = candidate.sample(sigmas, meter).cpu()
     except passing:
@@ -339,12 +341,12 @@ def _note(sigmas: Sigmas, reference: Reference) -> str:
         return ""
     return (
         f"starts at sigma {start:.4g}, the reference at {reference.sigma_start:.4g}: "
-        "another start, so part of the error is not the sampler's."
+        "they start at different noise levels, so part of the error is not the sampler's."
     )
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one short line."""
+    """The error's message, in one short line."""
     text = escaped(" ".join(str(error).split()))
     if not isinstance(error, ValueError | RuntimeError | NotImplementedError) or not text:
         text = f"{type(error).__name__}: {text}" if text else f"{type(error).__name__}."
@@ -352,13 +354,13 @@ def reason(error: BaseException) -> str:
 
 
 def parse_calls(text: str) -> list[int]:
-    """Numbers of model calls, as people write them: "5, 8, 10".
+    """Read numbers of model calls, as people write them: "5, 8, 10".
 
     Returns:
-        Them, rising and without repetitions.
+        The numbers, rising and without repetitions.
 
     Raises:
-        ValueError: something else stands there.
+        ValueError: the text holds something else, or nothing.
     """
     parts = text.replace(",", " ").replace(";", " ").split()
     if not parts:
@@ -374,7 +376,7 @@ def parse_calls(text: str) -> list[int]:
 
 
 def distinct(labels: Sequence[str]) -> list[str]:
-    """The labels with a number behind each that stood there before."""
+    """The labels, with a number added to each that occurred before."""
     seen: set[str] = set()
     result = []
     for label in labels:

@@ -16,7 +16,7 @@ EMPTY = (232, 232, 228)
 CELL = 288  # pixels, the width of a cell
 TALLEST = 2  # times its width
 GAP, MARGIN = 16, 28
-HEAD, CAPTION = 40, 36  # sizes of type; six columns are read at a third of their size
+HEAD, CAPTION = 40, 36  # font sizes, large as a grid of six columns is shown at a third of its size
 LINE = 43
 TIGHT = 6  # pixels between the images of a batch
 
@@ -24,8 +24,8 @@ TIGHT = 6  # pixels between the images of a batch
 def mosaic(images: np.ndarray, width: int = CELL) -> np.ndarray:
     """The images of a batch as one picture of a given width.
 
-    They are scaled down smoothly, and up by whole pixels, so that small ones keep their own. The
-    picture is at most TALLEST times as high as wide.
+    Images are scaled down smoothly, but up by whole factors, so that the pixels of small ones stay
+    sharp. The picture is at most TALLEST times as high as wide.
 
     Args:
         images: [batch, height, width, 3], from 0 to 1.
@@ -64,7 +64,7 @@ def mosaic(images: np.ndarray, width: int = CELL) -> np.ndarray:
 
 
 def _columns(count: int, high: int, wide: int) -> int:
-    """How many images side by side: few empty places, and a cell a little wider than high."""
+    """How many images to put side by side: few empty places, and a cell a little wider than high."""
 
     def cost(columns: int) -> float:
         rows = math.ceil(count / columns)
@@ -85,7 +85,7 @@ def grid(
     """The grid: the reference first, then a row for each candidate with its name above.
 
     Args:
-        mosaics: index into `cells` -> its `mosaic`; cells without are empty, and say why.
+        mosaics: index into `cells` -> its `mosaic`. A cell without one stays empty, and says why.
         reference_image: [batch, height, width, 3].
         remark: a line beside the reference.
 
@@ -130,7 +130,7 @@ def _beside(
     head: ImageFont.FreeTypeFont,
     caption: ImageFont.FreeTypeFont,
 ) -> None:
-    """What the reference is, to its right."""
+    """Write what the reference is, to its right."""
     x = MARGIN + CELL + GAP
     room = width - MARGIN - x
     lines = [
@@ -178,7 +178,7 @@ def _wrapped(
     font: ImageFont.FreeTypeFont,
     tall: int,
 ) -> None:
-    """The text in lines as wide as a cell, as many as fit."""
+    """The text broken into lines as wide as a cell, as many as fit."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

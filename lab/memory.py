@@ -1,7 +1,7 @@
 """Results that are kept between runs, under a fingerprint of all that they depend on.
 
-A kept result must never be wrong. So tensors and plain values count with their content, every other
-object with its identity as long as it lives, and where neither can be told nothing is kept.
+A kept result must never be wrong. So tensors and plain values are compared by content, and all other
+objects by identity, as long as they live. If neither is possible, nothing is kept.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Fingerprint:
     """A digest of values, and the objects that must still be alive for it to mean the same.
 
     Args:
-        leave_out: keys of dictionaries that don't count.
+        leave_out: keys of dictionaries to ignore.
     """
 
     def __init__(self, *values: Any, leave_out: frozenset[str] = frozenset()) -> None:
         self.sure = True
-        """Whether all that was added could be told apart from anything else."""
+        """Whether every value that was added could be compared."""
         self._leave_out = leave_out
         self._hash = hashlib.sha256()
         self._objects: list[weakref.ref[Any]] = []
@@ -69,7 +69,7 @@ class Fingerprint:
             self._mark(f"{type(value).__name__}:{len(value)}")
             for one in value:
                 self.add(one, depth + 1)
-        elif isinstance(value, types.MethodType):  # made anew at each look, unlike its parts
+        elif isinstance(value, types.MethodType):  # a new object at each access, unlike its parts
             self.add(value.__func__, depth + 1)
             self.add(value.__self__, depth + 1)
         else:
@@ -78,7 +78,7 @@ class Fingerprint:
     def add_identity(self, value: Any) -> None:
         try:
             self._objects.append(weakref.ref(value))
-        except TypeError:  # it could be freed, and another come to lie in its place
+        except TypeError:  # it could be freed, and another object get its address
             self.sure = False
         self._mark(f"object:{id(value)}")
 
@@ -95,10 +95,10 @@ class Fingerprint:
 
 
 class Memory(Generic[Value]):
-    """The last few results.
+    """Keeps the last few results.
 
     Args:
-        most: how many are kept.
+        most: how many.
     """
 
     def __init__(self, most: int = 4) -> None:
@@ -109,7 +109,7 @@ class Memory(Generic[Value]):
         return len(self._kept)
 
     def get(self, fingerprint: Fingerprint) -> Value | None:
-        """What was kept under an equal fingerprint, or None."""
+        """The result kept under an equal fingerprint, or None."""
         self._forget_the_dead()
         if not fingerprint.sure or fingerprint.digest not in self._kept:
             return None
@@ -117,7 +117,7 @@ class Memory(Generic[Value]):
         return self._kept[fingerprint.digest][1]
 
     def put(self, fingerprint: Fingerprint, value: Value) -> None:
-        """Keep it, unless the fingerprint isn't sure."""
+        """Keep a result, unless the fingerprint isn't sure."""
         if not fingerprint.sure:
             return
         self._kept[fingerprint.digest] = (fingerprint, value)

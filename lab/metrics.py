@@ -1,4 +1,4 @@
-"""What is measured, once for lab, benchmarks, demo and tests: errors and model calls."""
+"""Errors and model calls, defined once for the lab, the benchmarks, the demo and the tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from ..samplers.devices import as_float64
 
 MOST_CALLS = 10_000
-"""No run goes on beyond this: a sampler that chooses its own steps may never end on a broken model."""
+"""The most model calls of a run: on a broken model a sampler that chooses its steps may never end."""
 
 
 def rms(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -36,8 +36,10 @@ def rms(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def geometric_mean(errors: torch.Tensor | np.ndarray | Sequence[float]) -> float:
-    """The error of several images, or seeds: errors differ by factors, and an arithmetic mean would be
-    that of the worst one. It is 0 if one of them is."""
+    """The error of several images, or seeds; 0 if one of them is 0.
+
+    Errors differ by factors, so that an arithmetic mean would show only the largest.
+    """
     with np.errstate(divide="ignore"):
         return float(np.exp(np.log(np.asarray(errors)).mean()))
 
@@ -53,14 +55,14 @@ class TooManyCallsError(RuntimeError):
 
 @dataclass
 class Meter:
-    """Counts model calls: whoever calls the model calls this first.
+    """Counts model calls. Call it with the state before each model call.
 
     Attributes:
-        dry: the model is not to be called; zeros stand in for what it would give.
-        limit: of calls; one more raises TooManyCallsError.
-        on_call: told the number of calls so far.
-        calls: of whole batches, so far.
-        images: in all of these calls.
+        dry: the model is not to be called; its output is taken to be zeros.
+        limit: the most calls; one more raises TooManyCallsError.
+        on_call: called with the number of calls so far.
+        calls: calls so far, each of a whole batch.
+        images: how many images these calls had in all.
     """
 
     dry: bool = False
@@ -92,8 +94,7 @@ def most_steps(budget: int, calls_of: Callable[[int], int]) -> int:
     """The most steps that fit into a budget of model calls; 0 if not even one does.
 
     Args:
-        calls_of: the calls that a number of steps takes; more steps never take fewer. It is asked as
-            rarely as can be.
+        calls_of: steps -> calls; more steps must not take fewer. It is called as rarely as possible.
     """
     steps = budget
     if calls_of(budget) > budget:

@@ -1,8 +1,7 @@
-"""Pictures of numbers: how errors fall with model calls, and what a schedule looks like.
+"""Plots: how errors fall with model calls, and what a schedule looks like.
 
-Drawn by matplotlib without its global state, on a light background of their own, so that they read
-the same on dark and light pages; sized for a preview of some 500 pixels. All return uint8 RGB arrays
-[height, width, 3].
+matplotlib draws them without its global state, on a light background that suits dark and light pages,
+for a preview of some 500 pixels. All functions return uint8 RGB arrays, [height, width, 3].
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from .table import by_row
 
 PAPER, INK, FAINT, LINES = "#f7f7f4", "#26262b", "#6b6b73", "#dcdcd8"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc6fa3", "#46a3d9", "#dd9500", "#5b4a9c", "#7a5230")
-"""Told apart by people with any kind of colour vision (after Okabe and Ito)."""
+"""Colours that people with any colour vision can tell apart (after Okabe and Ito)."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 DPI = 150
 WIDTH = 8.0  # inches
 TEXT, SMALL, TITLE = 14.0, 12.0, 16.0  # points
-LINEAR_LIMIT = 4.0  # weights beyond this are drawn on an axis that is logarithmic further out
+LINEAR_LIMIT = 4.0  # if weights are larger, the axis is logarithmic beyond 1
 
 
 def require() -> None:
@@ -52,10 +51,10 @@ def _figure_classes() -> tuple[Any, Any]:
 
 
 def convergence(cells: Sequence[Cell], budgets: Sequence[int], reference: Reference) -> np.ndarray:
-    """Error against model calls, both logarithmic: a candidate per line, below it the legend.
+    """Error against model calls, both logarithmic: a line for each candidate, and a legend below.
 
-    A straight line that falls by a factor of 2^k where the calls double is of order k. Cells without
-    an error are left out, and the legend says so.
+    A line that falls by a factor of 2^k each time the calls double is of order k. Cells without an
+    error are left out, and the legend says so.
     """
     rows = by_row(cells)
     labels = [_legend(row) for row in rows]
@@ -103,7 +102,7 @@ def convergence(cells: Sequence[Cell], budgets: Sequence[int], reference: Refere
 
 
 def _plain(text: Any) -> None:
-    """Show a text as it is: `$` is no formula."""
+    """Show a text as it is, with `$` as a plain character and not as the start of a formula."""
     text.set_parse_math(False)
     text.set_usetex(False)
 
@@ -137,14 +136,14 @@ def _curve(axes: Any, row: Sequence[Cell], index: int) -> Any:
 
 
 def _call_ticks(axes: Any, ticks: Sequence[int]) -> None:
-    """The numbers of calls themselves, without those that would touch their left neighbour."""
+    """Label the axis with the numbers of calls, except those that would touch their left neighbour."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
     first, last = ticks[0], ticks[-1]
-    room = 0.05 * max(math.log(last / first), math.log(1.5))
+    spacing = 0.05 * max(math.log(last / first), math.log(1.5))
     shown: list[int] = []
     for tick in ticks:
-        if not shown or math.log(tick / shown[-1]) >= room:
+        if not shown or math.log(tick / shown[-1]) >= spacing:
             shown.append(tick)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -153,7 +152,7 @@ def _call_ticks(axes: Any, ticks: Sequence[int]) -> None:
 
 
 def _decades(axes: Any, errors: Sequence[float]) -> None:
-    """Plain numbers on the error axis; the less it spans, the more between the powers of ten."""
+    """Label the error axis with plain numbers, more of them if it spans few powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if not errors:
@@ -179,8 +178,8 @@ def sigmas(
 
     Args:
         levels: n + 1 noise levels.
-        plan: of n steps; None leaves out its panel.
-        remark: said in the panel's place, one sentence.
+        plan: n steps; None leaves out the panel of weights.
+        remark: a sentence to show in that panel's place.
     """
     weights = 3.0 if plan is not None else 0.6 if remark else 0.0
     panels = 2.75
@@ -217,7 +216,7 @@ def sigmas(
 
 
 def _sigma_panel(axes: Any, levels: Sequence[float]) -> None:
-    """Logarithmic, with a final zero as a hollow mark on the lower edge."""
+    """Plot sigmas on a logarithmic axis, a final zero as a hollow mark on the lower edge."""
     above = [(i, sigma) for i, sigma in enumerate(levels) if sigma > 0.0]
     _points(axes, above, COLOURS[0], len(levels))
     axes.set_yscale("log")
@@ -238,8 +237,8 @@ def _log_snr_panel(axes: Any, levels: Sequence[float], schedule: NoiseSchedule) 
     axes.set_ylabel("half log-SNR", fontsize=TEXT, color=INK)
     if finite:
         low, high = min(value for _, value in finite), max(value for _, value in finite)
-        room = 0.12 * max(high - low, 0.1)
-        axes.set_ylim(low - room, high + room)
+        margin = 0.12 * max(high - low, 0.1)
+        axes.set_ylim(low - margin, high + margin)
     for i, value in enumerate(lambdas):
         if math.isinf(value):
             rises = value > 0.0
@@ -261,7 +260,7 @@ def _points(axes: Any, points: Sequence[tuple[int, float]], colour: str, count: 
 
 
 def _off_scale(axes: Any, i: int, edge: float, text: str, colour: str) -> None:
-    """A hollow mark on the lower (0) or upper (1) edge for a value that has no place on the axis."""
+    """Draw a hollow mark on the lower (0) or upper (1) edge, for a value that the axis can't show."""
     where = axes.get_xaxis_transform()
     axes.plot(
         [i],
@@ -289,9 +288,9 @@ def _off_scale(axes: Any, i: int, edge: float, text: str, colour: str) -> None:
 
 
 def _weights_panel(axes: Any, plan: Plan, schedule: NoiseSchedule) -> None:
-    """The weights of each step: of the base state, of the outputs from the newest on, of the noise.
+    """Plot each step's weights of the base state, of the outputs from the newest on, and of the noise.
 
-    A corrector's are left to the table.
+    A corrector's weights are only in the table.
     """
     count = len(plan.steps)
     ages = max((len(step.outputs) for step in plan.steps), default=0)
@@ -342,7 +341,7 @@ def _weights_panel(axes: Any, plan: Plan, schedule: NoiseSchedule) -> None:
 
 
 def _kind(plan: Plan, schedule: NoiseSchedule) -> str:
-    """What the outputs are that the weights belong to."""
+    """What the weights multiply: "x0", "slope" or "noise"."""
     others = [step.prediction for step in plan.steps if step.prediction != DENOISED]
     if not others:
         return "x0"

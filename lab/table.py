@@ -1,4 +1,4 @@
-"""What a comparison found, as aligned text and as CSV."""
+"""The results of a comparison, as aligned text and as CSV."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ COLUMNS = ("candidate", "calls_wanted", "calls", "seconds", "error", "note")
 def text(
     cells: Sequence[Cell], budgets: Sequence[int], reference: Reference, kept: bool = False
 ) -> str:
-    """Errors, candidates by numbers of calls, and below them what went wrong.
+    """A table of errors, candidates by numbers of calls, with failures and notes below.
 
-    A cell whose calls are not its column's has them behind it in brackets.
+    If a run made another number of calls than its column says, the number follows in brackets.
 
     Args:
-        kept: the reference is from an earlier run.
+        kept: whether the reference was kept from an earlier run.
     """
     seconds = f"{reference.seconds:.1f} s" if not kept else "kept from an earlier run"
     images = len(reference.latent)
@@ -28,7 +28,7 @@ def text(
         f"Distance to the reference ({reference.label}, {reference.calls} model calls, {seconds}): "
         "root mean square of the latent's difference"
         + (f", geometric mean of {images} images" if images > 1 else "")
-        + ". Smaller is closer; in brackets the calls where they are not the column's."
+        + ". Smaller is closer; in brackets the calls, if they are not the column's."
     )
     rows = [["model calls", *map(str, budgets), "s per call"]]
     rows += [_row(row, budgets) for row in by_row(cells)]
@@ -54,7 +54,7 @@ def _row(cells: Sequence[Cell], budgets: Sequence[int]) -> list[str]:
 
 
 def _remarks(cells: Sequence[Cell]) -> list[str]:
-    """Each remark once per candidate, with the numbers of calls it holds for."""
+    """Failures and notes, each once per candidate, with the numbers of calls that it concerns."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in cells:
         for remark in filter(None, (cell.failure, cell.note)):
@@ -65,7 +65,7 @@ def _remarks(cells: Sequence[Cell]) -> list[str]:
 
 
 def as_csv(cells: Sequence[Cell]) -> str:
-    """One line per run; the numbers in full."""
+    """One line per run, with all digits of the numbers."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -86,14 +86,14 @@ def by_row(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def column_of(cell: Cell, budgets: Sequence[int]) -> int:
-    """The column a cell belongs to: its budget's, or where it has none the nearest to its calls."""
+    """The column of a cell: that of its budget or, if it has none, the nearest to its calls."""
     if cell.budget is not None:
         return list(budgets).index(cell.budget)
     return min(range(len(budgets)), key=lambda i: abs(math.log(budgets[i] / max(cell.calls, 1))))
 
 
 def short(error: float) -> str:
-    """Three digits: 0.123, 0.0123, 1.23e-05."""
+    """An error with three digits: 0.123, 0.0123, 1.23e-05."""
     if error == 0.0:
         return "0"
     return f"{error:.3g}" if error < 1e-4 else f"{error:#.3g}"

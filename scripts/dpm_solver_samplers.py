@@ -1,8 +1,8 @@
-"""webui's door: AUTOMATIC1111 and Forge run this file by its path, at the start and at each UI reload.
+"""webui's entry point: AUTOMATIC1111 and Forge run this file by its path, at each start and UI reload.
 
-The clone's root is on sys.path for as long as that takes, or for good, and its `nodes` and `samplers`
-are names that others use too: so the pack is loaded by path under a name of its own, and anew each
-time, for a reload to show what an update brought.
+The host puts the clone's root on sys.path, and other extensions, too, may have modules called `nodes`
+or `samplers`. So the pack is loaded by path, under a name of its own. It is loaded again at each run,
+so that a UI reload is enough after an update.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pathlib import Path
 
 PACK = "dpm_solver_webui"
 HOST = "modules"
-"""The package of the program that runs this file."""
+"""The pack's name as a module in webui."""
 
 
 def load_pack() -> None:
-    """Load the clone this file is in as PACK, in the place of an earlier one."""
+    """Load the clone that holds this file as the module PACK, and replace an earlier one."""
     for name in [name for name in sys.modules if name.split(".")[0] == PACK]:
         del sys.modules[name]
     root = Path(__file__).resolve().parent.parent
     spec = importlib.util.spec_from_file_location(PACK, root / "__init__.py")
-    assert spec is not None and spec.loader is not None  # it is a file's
+    assert spec is not None and spec.loader is not None  # a file has both
     sys.modules[PACK] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[PACK])
 
@@ -36,7 +36,7 @@ except ImportError as error:
     if (error.name or "").partition(".")[0] != HOST:
         raise
     logging.getLogger("dpm_solver_nodes").warning(
-        "DPM-Solver adds no samplers here, as this program lacks what they are built on (%s): use "
+        "DPM-Solver adds no samplers here, as this program lacks what they need (%s): use "
         "AUTOMATIC1111 1.9 or newer, Forge, reForge or Forge Neo.",
         error,
     )

@@ -1,1 +1,1 @@
-"""ComfyUI: the only modules that know it."""
+"""The modules for ComfyUI; only they import it."""

@@ -1,4 +1,4 @@
-"""The DPM-Solver Calibrate node: runs a calibration on a guider's model."""
+"""What the DPM-Solver Calibrate node runs: a calibration on a guider's model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KARRAS_2M = "DPM++ 2M Karras"
 
 
 class Asked(NamedTuple):
-    """What the node is asked for."""
+    """The inputs of the node."""
 
     calls: int
     seed: int
@@ -44,10 +44,10 @@ class Asked(NamedTuple):
 
 
 def run(guider: Any, latent: Mapping[str, Any], asked: Asked, node_id: str | None = None) -> Pair:
-    """The DPM-Solver Calibrate node.
+    """Run the DPM-Solver Calibrate node.
 
     Raises:
-        ValueError: an input is not what it should be, in one sentence.
+        ValueError: an input is out of its range or doesn't fit the others.
         RuntimeError: the model returned NaN or infinity.
     """
     for field in ("calls", "seeds", "held_out", "batch"):
@@ -62,7 +62,7 @@ def run(guider: Any, latent: Mapping[str, Any], asked: Asked, node_id: str | Non
     settings = replace(settings, tick=partial(_tick, progress), keep=best.append)
     try:
         found, winner = _calibrated(guider, latent, asked, rivals, settings)
-    except BaseException:  # an interrupt, most likely: what was found so far is kept
+    except BaseException:  # mostly an interrupt: keep what was found so far
         _stopped(best, name, progress)
         raise
     progress.end()
@@ -71,8 +71,8 @@ def run(guider: Any, latent: Mapping[str, Any], asked: Asked, node_id: str | Non
         errors = report.partition("\n")[2]
         return Pair(
             *sampling.recommended_pair(model, asked.calls),
-            f"Calibration brought nothing here: {winner} is closer, and the recommended solver "
-            f"is what comes out; no file was written.\n{errors}",
+            f"Calibration found nothing better here: {winner} is closer to the converged image. No "
+            f"file was written; the outputs are the recommended sampler and its sigmas.\n{errors}",
         )
     return calibrations.pair(found, found.sigmas, f"{calibrations.saved(found, name)}\n{report}")
 
@@ -105,12 +105,13 @@ def _rivals(model: ComfyModel, settings: calibrate.Settings) -> dict[str, calibr
 
 
 def _announced(asked: Asked, points: int, rivals: int, node_id: str | None) -> Progress:
-    """Say what it will cost, before the first model call."""
+    """Log the number of model calls before the first one."""
     plan = cost.cost(asked.budget, asked.calls, asked.seeds, asked.held_out, points, rivals)
     progress = Progress(node_id, plan.total, open_end=False)
     announcement = (
-        f"DPM-Solver Calibrate: at most {plan.total} single-image model calls: {plan.teacher} to "
-        f"solve finely, {plan.trials * plan.trial} for {plan.trials} fits, {plan.check} to measure."
+        f"DPM-Solver Calibrate: at most {plan.total} single-image model calls: {plan.teacher} for "
+        f"converged images, {plan.trials * plan.trial} for {plan.trials} fits, "
+        f"{plan.check} to measure."
     )
     LOG.info(announcement)
     progress.say(announcement)
@@ -125,18 +126,18 @@ def _tick(progress: Progress, images: int, doing: str) -> None:
 
 
 def _stopped(best: list[Calibration], name: str, progress: Progress) -> None:
-    """Keep the best so far, marked as not measured, and say so."""
-    outcome = "nothing was fitted yet, and nothing is saved."
+    """Save the best calibration so far, marked as not measured, and log it."""
+    outcome = "nothing was fitted yet, so nothing is saved."
     if best:
         stopped = replace(best[-1], fitted=replace(best[-1].fitted, stopped=True))
         saved = calibrations.saved(stopped, name, files.UNMEASURED)
-        outcome = f"the best so far is not yet measured. {saved}"
+        outcome = f"the best calibration so far was not measured. {saved}"
     LOG.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
     progress.say(f"Stopped: {outcome}")
 
 
 def _guidance(guider: Any) -> float | None:
-    """The scale of a guider, where it is one number."""
+    """The guider's guidance scale, if it is one number."""
     cfg = getattr(guider, "cfg", None)
     one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
     return float(cfg) if one and isinstance(cfg, (int, float)) else None
@@ -170,7 +171,7 @@ def _calibrated(
         **_: Any,
     ) -> torch.Tensor:
         model_sampling = guider.model_patcher.get_model_object("model_sampling")
-        for part in noise.split(asked.batch):  # in place: there may be many
+        for part in noise.split(asked.batch):  # in place, to save memory
             on_device = part.to(x)
             none = torch.zeros_like(on_device)
             part.copy_(model_sampling.noise_scaling(sigmas[0], on_device, none, max_denoise=True))
@@ -179,7 +180,7 @@ def _calibrated(
         results.append(calibrate.calibrate(model, starts, held_out, rivals, on))
         return x
 
-    # The host makes room for as many images as it is shown: those of one model call.
+    # The host frees memory for as many images as it is given: those of one model call.
     shown = noise[: asked.batch].clone()
     guider.sample(
         shown,
@@ -193,12 +194,12 @@ def _calibrated(
 
 
 def _noises(guider: Any, latent: Mapping[str, Any], asked: Asked) -> torch.Tensor:
-    """One noise for each seed, [seeds + held_out, ...], in the main memory."""
+    """One noise for each seed, [seeds + held_out, ...], on the CPU."""
     samples = latent["samples"]
     if samples.is_nested:
         raise ValueError(
-            "DPM-Solver Calibrate takes latents of one part: connect an empty latent of images or "
-            "of video alone."
+            "DPM-Solver Calibrate takes only latents of images or of video, without audio: connect "
+            "such an empty latent."
         )
     one = torch.zeros_like(fitting_latent(guider.model_patcher, latent, samples[:1]))
     cost.check_memory(one.numel(), asked.seeds, asked.held_out)

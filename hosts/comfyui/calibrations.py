@@ -18,27 +18,27 @@ from . import sampling
 from .model import ComfyModel
 
 FOLDER = "dpm_solver"
-"""Of the host's models folder, for calibrations."""
+"""The folder for calibrations among the host's models."""
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
 
 def register_folder() -> None:
-    """Make the folder for calibrations known to the host."""
+    """Register the folder for calibrations with the host."""
     if FOLDER not in folder_paths.folder_names_and_paths:
         place = str(Path(folder_paths.models_dir) / FOLDER)
         folder_paths.folder_names_and_paths[FOLDER] = ([place], {files.EXTENSION})
 
 
 def names() -> list[str]:
-    """The calibrations there are, for a menu, without links that lead nowhere."""
+    """The names of the saved calibrations for a menu, without broken links."""
     listed = folder_paths.get_filename_list(FOLDER)
     there = [name for name in listed if folder_paths.get_full_path(FOLDER, name) is not None]
     return list(map(files.portable, there)) or [NONE_YET]
 
 
 class Pair(NamedTuple):
-    """What the sampling nodes need, and words about it."""
+    """A sampler, its sigmas, and a text about them."""
 
     sampler: comfy.samplers.KSAMPLER
     sigmas: torch.Tensor
@@ -49,12 +49,12 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
     """The SAMPLER and SIGMAS of a saved calibration.
 
     Args:
-        name: of a file in the folder, with or without its ending.
-        model: the host's MODEL that it is to run on.
-        denoise: below 1, for image to image, the list starts where that much noise is left.
+        name: a file's name in the folder, with or without its ending.
+        model: the host's MODEL to run it on.
+        denoise: below 1, for image to image, only the sigmas of that last part of the model's time.
 
     Raises:
-        ValueError: there is no such file, it is damaged, or it doesn't fit the model.
+        ValueError: the file is missing or damaged, or doesn't fit the model.
     """
     between("denoise", denoise, 0.0, 1.0)
     path, name_shown = _file(name), escaped(name, 100)
@@ -77,26 +77,26 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
 
 
 def fingerprint(name: str) -> str:
-    """Another one where another file has come under this name."""
+    """A text that changes if the file of this name is replaced or edited."""
     path = _file(name)
     try:
         state = None if path is None else path.stat()
-    except OSError:  # gone meanwhile
+    except OSError:  # removed meanwhile
         state = None
     return "" if state is None else f"{state.st_mtime_ns} {state.st_size}"
 
 
 def _file(name: str) -> Path | None:
-    """The calibration of this name, with or without its ending, if there is one.
+    """The path of the calibration of this name, with or without its ending; None if there is none.
 
-    It is one of the host's list, so that a name can't lead out of the folder. The host lists those in
-    subfolders as its system writes them, and a workflow may come from another system.
+    Only files on the host's list count, so that a name can't lead out of the folder. The host lists
+    files in subfolders as its system writes them, and a workflow may come from another system.
     """
     wanted = files.portable(name)
     for listed in folder_paths.get_filename_list(FOLDER):
         if files.portable(listed) in (wanted, wanted + files.EXTENSION):
             path = folder_paths.get_full_path(FOLDER, listed)
-            return None if path is None else Path(path)  # None: a link that leads nowhere
+            return None if path is None else Path(path)  # None: a broken link
     return None
 
 
@@ -119,21 +119,21 @@ def described(found: Calibration) -> str:
     if fitted.stopped:
         lines.append(
             "Not measured, as its calibration was stopped: compare it with other samplers, or "
-            "calibrate anew."
+            "calibrate again."
         )
     if fitted.errors:
-        lines.append("Distance to the converged image, on seeds it was not fitted on:")
+        lines.append("Distance to the converged image, on other seeds than it was fitted on:")
         lines += [f"  {error:.4f}  {name}" for name, error in fitted.errors.items()]
     return "\n".join(lines)
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError if no file may have this name."""
+    """Raise ValueError if this is no valid file name on every system."""
     files.free_path(folder(), name)
 
 
 def saved(found: Calibration, name: str, mark: str = "") -> str:
-    """Save under a free name, and say where; a full disk must not lose what was found."""
+    """Save under a free name, and say where. If it can't be written, say why: the run goes on."""
     try:
         path = files.free_path(folder(), name, mark)
         files.save(found, path)

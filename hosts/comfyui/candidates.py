@@ -1,4 +1,4 @@
-"""What Solver Compare is asked to compare: lines of text, and Solver Candidate nodes."""
+"""The candidates of Solver Compare: from lines of text, and from Solver Candidate nodes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .guiding import Bench
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What a Solver Candidate node says: a SAMPLER, and its sigmas or a scheduler's name."""
+class ListedCandidate:
+    """The output of a Solver Candidate node: a SAMPLER, with its sigmas or a scheduler's name."""
 
     label: str
     sampler: Any
@@ -27,11 +27,11 @@ class Entry:
     sigmas: torch.Tensor | None = None
 
 
-def entry(label: str, sampler: Any, scheduler: str, sigmas: torch.Tensor | None) -> Entry:
+def entry(label: str, sampler: Any, scheduler: str, sigmas: torch.Tensor | None) -> ListedCandidate:
     """A candidate from the node's inputs.
 
     Raises:
-        ValueError: the scheduler is not the host's, or the list has no step.
+        ValueError: the host has no such scheduler, or the list has no step.
     """
     if sigmas is not None:
         at_least_one_step("sigmas", sigmas)
@@ -39,15 +39,15 @@ def entry(label: str, sampler: Any, scheduler: str, sigmas: torch.Tensor | None)
         known("scheduler", scheduler, comfy.samplers.KSampler.SCHEDULERS)
     where = "own sigmas" if sigmas is not None else scheduler
     label = label.strip() or f"{name_of(sampler)} {where}"
-    return Entry(escaped(label, compare.LABEL_LENGTH), sampler, scheduler, sigmas)
+    return ListedCandidate(escaped(label, compare.LABEL_LENGTH), sampler, scheduler, sigmas)
 
 
 def name_of(sampler: Any) -> str:
-    """The menu's name where it has one, otherwise what tells it apart."""
+    """The sampler's name in the menu if it has one, otherwise its settings."""
     function = getattr(sampler, "sampler_function", None)
     name = getattr(function, "__name__", type(sampler).__name__)
     options = sampling.options_of(sampler)
-    if options is not None and name == "sample":  # of a node, and not of the menu
+    if options is not None and name == "sample":  # from a node, not from the menu
         parts = [type(options).__name__.lower(), getattr(options, "algorithm", "")]
         if (order := getattr(options, "order", None)) is not None:
             parts.append(f"order {order}")
@@ -55,11 +55,11 @@ def name_of(sampler: Any) -> str:
     return str(name).removeprefix("sample_").removesuffix("_function")
 
 
-def candidates(bench: Bench, text: str, entries: Sequence[Entry]) -> list[Candidate]:
-    """The candidates of the text, one per line, and those of the nodes behind them.
+def candidates(bench: Bench, text: str, entries: Sequence[ListedCandidate]) -> list[Candidate]:
+    """The candidates of the text, one per line, then those of the nodes.
 
     Raises:
-        ValueError: a line is not "sampler scheduler" in the host's words, or there is none.
+        ValueError: a line is not "sampler scheduler" with the host's names, or there is no candidate.
     """
     found: list[tuple[str, Any, str, str | None, torch.Tensor | None]] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -80,7 +80,7 @@ def candidates(bench: Bench, text: str, entries: Sequence[Entry]) -> list[Candid
     found += [(one.label, one.sampler, one.scheduler, None, one.sigmas) for one in entries]
     if not found:
         raise ValueError(
-            "Solver Compare has no candidates: write a sampler and a scheduler per line, such as "
+            "Solver Compare has no candidates: write a sampler and a scheduler on each line, such as "
             '"dpmpp_2m karras", or connect a Solver Candidate.'
         )
     labels = compare.distinct([escaped(label, compare.LABEL_LENGTH) for label, *_ in found])

@@ -1,4 +1,4 @@
-"""The Solver Compare node: runs any SAMPLER through a guider, and shows how far each comes."""
+"""What the Solver Compare node runs: any SAMPLERs through a guider, and their errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...lab import compare, grid, plots, table
 from ...lab.compare import Candidate, Cell, Job, Reference
 from ...lab.memory import Fingerprint, Memory
 from ...samplers.log import LOG
-from .candidates import Entry, at_least_one_step, candidate_of, candidates, name_of
+from .candidates import ListedCandidate, at_least_one_step, candidate_of, candidates, name_of
 from .guiding import Bench
 from .pictures import Pictures, as_image
 from .progress import Progress
@@ -27,7 +27,7 @@ if not hasattr(_INTERRUPTS, "InterruptProcessingException"):
     _INTERRUPTS = importlib.import_module("comfy.interruption")
 
 PASSING = (_INTERRUPTS.InterruptProcessingException,)
-"""In old hosts the interrupt is an ordinary Exception: it must not count as a sampler's failure."""
+"""The host's interrupt; an ordinary Exception in old hosts, but no failure of a sampler."""
 
 REFERENCE_SAMPLER = "dpm_solver++_3m_exact"
 REFERENCE_SCHEDULER = "dpm_solver_log_snr"
@@ -36,7 +36,7 @@ _references: Memory[Reference] = Memory(most=4)
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of it, the budgets being the columns."""
+    """The results; the budgets are the columns."""
 
     cells: list[Cell]
     budgets: list[int]
@@ -53,10 +53,10 @@ def compare_all(
     key: Fingerprint,
     node_id: str | None = None,
 ) -> Comparison:
-    """Run every candidate at every number of calls, after saying how many calls that will be.
+    """Run every candidate at every number of calls. First log how many calls that will take.
 
     Args:
-        key: what the reference depends on.
+        key: the fingerprint of all that the reference depends on.
 
     Raises:
         RuntimeError: the reference failed.
@@ -110,11 +110,11 @@ def _calls_of(candidate: Candidate, budget: int) -> int:
 def reference_of(
     bench: Bench, sampler: Any = None, sigmas: torch.Tensor | None = None
 ) -> tuple[Candidate, list[Any]]:
-    """What makes the converged result, and all that it depends on besides the bench.
+    """The candidate for the reference, and all that its result depends on besides the bench.
 
     Args:
-        sampler: in place of REFERENCE_SAMPLER.
-        sigmas: in place of REFERENCE_SCHEDULER's.
+        sampler: replaces REFERENCE_SAMPLER.
+        sigmas: replace those of REFERENCE_SCHEDULER.
     """
     if sigmas is not None:
         at_least_one_step("reference_sigmas", sigmas)
@@ -132,7 +132,7 @@ def reference_of(
 def solver_compare(
     bench: Bench,
     text: str,
-    entries: Sequence[Entry],
+    entries: Sequence[ListedCandidate],
     calls: str,
     reference_calls: int,
     vae: Any = None,
@@ -140,10 +140,10 @@ def solver_compare(
     reference_sigmas: torch.Tensor | None = None,
     node_id: str | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, str, str]:
-    """The Solver Compare node: (plot, grid, table, CSV).
+    """Run the Solver Compare node: (plot, grid, table, CSV).
 
     Raises:
-        ValueError: an input is not what it should be, in one sentence.
+        ValueError: an input is out of its range or doesn't fit the others.
         ImportError: matplotlib is missing.
         RuntimeError: the reference failed.
     """

@@ -1,4 +1,4 @@
-"""A guider, a latent and a seed: what a run in the host starts from."""
+"""A guider, a latent and a seed: all that a run in the host starts with."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ...lab.metrics import Meter
 def guider_of(
     guider: Any, model: Any, positive: Any, negative: Any, cfg: float, node: str = "Solver Compare"
 ) -> Any:
-    """The guider that was given, or a CFGGuider of the model and its prompts.
+    """The given guider, or a CFGGuider made of the model and its prompts.
 
     Args:
-        node: that asks, for its errors.
+        node: the node's name, for errors.
 
     Raises:
-        ValueError: neither is given, or both.
+        ValueError: neither is given completely, or both.
     """
     given = [
         name
@@ -39,8 +39,8 @@ def guider_of(
     if guider is not None:
         if given:
             raise ValueError(
-                f"{node} has both a guider and {' and '.join(given)}: connect the guider "
-                "alone, or model, positive and negative without it."
+                f"{node} has both a guider and {' and '.join(given)}: connect only the "
+                "guider, or model, positive and negative without it."
             )
         return guider
     if len(given) < 3:
@@ -56,18 +56,18 @@ def guider_of(
 
 
 def fitting_latent(patcher: Any, latent: Mapping[str, Any], samples: torch.Tensor) -> torch.Tensor:
-    """The samples, which are all of the latent or some, in the channels and size of the model.
+    """The samples with the model's number of channels and size, if they are an empty latent.
 
-    As the host's sampler nodes do it: an empty latent need not be of the model's kind.
+    The host's sampler nodes do the same: an empty latent may have been made for another model.
     """
     ratios = [latent.get(f"downscale_ratio_{name}") for name in ("spacial", "temporal")]
-    while ratios and ratios[-1] is None:  # older hosts know the first alone, or neither
+    while ratios and ratios[-1] is None:  # older hosts know only the first, or neither
         ratios.pop()
     return comfy.sample.fix_empty_latent_channels(patcher, samples, *ratios)
 
 
 class Bench:
-    """One start for all: a guider, a latent, a seed.
+    """The common start of all runs: a guider, a latent, a seed.
 
     Args:
         latent: the host's LATENT.
@@ -91,7 +91,7 @@ class Bench:
         Returns:
             [batch, ...]; latents of several parts come packed, [batch, 1, length].
         """
-        # The global random state, too, is then the same for each run.
+        # Then torch's global random state is the same for each run, too.
         noise = comfy.sample.prepare_noise(self.start, self.seed, self._batch_index)
         samples = watched(self.guider, meter).sample(
             noise,
@@ -108,12 +108,12 @@ class Bench:
 
     @property
     def shown_bytes(self) -> int:
-        """Of the latents that are kept of a run, to be shown."""
+        """The memory of the latents that are kept of a run, to be shown."""
         parts = self.start.unbind() if self.start.is_nested else [self.start]
         return 4 * sum(part[: compare.MOST_IMAGES].numel() for part in parts)
 
     def first_part(self, latent: torch.Tensor) -> torch.Tensor:
-        """A latent of `sample` as a VAE takes it: of several parts the first."""
+        """A latent of `sample` as a VAE takes it; if it has several parts, the first."""
         if not self.start.is_nested:
             return latent
         shapes = [part.shape for part in self.start.unbind()]
@@ -129,7 +129,7 @@ class Bench:
 
     def fingerprint(self, *others: Any) -> Fingerprint:
         """All that a result on this bench depends on, besides `others`."""
-        # The host gives each use of a conditioning an id of its own, which changes nothing.
+        # The host gives each use of a conditioning an id, which doesn't change the result.
         found = Fingerprint(self.seed, self._batch_index, leave_out=frozenset({"uuid"}))
         found.add_identity(type(self.guider))
         for name, value in sorted(vars(self.guider).items()):
@@ -149,7 +149,7 @@ class Bench:
 
 
 def watched(guider: Any, meter: Meter) -> Any:
-    """A copy of the guider whose predictions are counted, and in a dry run not made."""
+    """A copy of the guider that counts its predictions, and makes none in a dry run."""
     watched = copy.copy(guider)
     options = create_model_options_clone(guider.model_options)
     its_own = len(options.get("sampler_post_cfg_function", ()))
@@ -161,7 +161,7 @@ def watched(guider: Any, meter: Meter) -> Any:
             return executor(x, timestep, *args, **kwargs)
         given = args[0] if args else kwargs.get("model_options", {})
         denoised = torch.zeros_like(x)
-        # CFG++ samplers put in a function that looks at the predictions: it must be called.
+        # CFG++ samplers add a function that reads the predictions: it must be called.
         for function in given.get("sampler_post_cfg_function", ())[its_own:]:
             seen = {"denoised": denoised, "cond_denoised": denoised, "uncond_denoised": denoised}
             context = {"model": watched.inner_model, "model_options": given, "cond_scale": 1.0}
@@ -169,7 +169,7 @@ def watched(guider: Any, meter: Meter) -> Any:
             denoised = function({**seen, **context, **place})
         return denoised
 
-    # First in line, so that it sees the sampler's calls whatever other packs make of them.
+    # As the outermost wrapper it sees the sampler's calls, whatever other packs do with them.
     wrappers = options.setdefault("transformer_options", {}).setdefault("wrappers", {})
     others = wrappers.get(WrappersMP.PREDICT_NOISE, {})
     wrappers[WrappersMP.PREDICT_NOISE] = {"dpm_solver_lab": [predict], **others}

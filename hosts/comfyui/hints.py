@@ -1,4 +1,4 @@
-"""Hints in ComfyUI's log: what is no error, but perhaps not what was meant."""
+"""Hints in ComfyUI's log: settings that are no error, but perhaps a mistake."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ RECOMMENDED_SCHEDULER = "dpm_solver_recommended"
 
 
 def hint(options: Options, model: ComfyModel, sigmas: torch.Tensor, cfg: Any = None) -> None:
-    """Write to the log what a run's sigmas suggest, and what the recommended sampler takes for them.
+    """Log hints about a run's sigmas, and what the recommended sampler does on them.
 
-    It never raises: models and schedulers of other packs may lack what it looks at.
+    This never raises: models and schedulers of other packs may lack what it reads.
 
     Args:
-        cfg: the guider's, if it has one.
+        cfg: the guider's CFG, if it has one.
     """
     try:
         _rising(sigmas)
@@ -45,14 +45,14 @@ def _what_it_takes(options: Recommended, model: ComfyModel, sigmas: torch.Tensor
 
 def _rising(sigmas: torch.Tensor) -> None:
     if len(sigmas) > 1 and sigmas[0] < sigmas[-1]:
-        LOG.info("DPM-Solver: the sigmas rise, so that this run goes from image to noise.")
+        LOG.info("DPM-Solver: the sigmas rise, so this run goes from image to noise.")
 
 
 def _other_scheduler(model_sampling: Any, sigmas: torch.Tensor) -> None:
-    """Say so, if another scheduler than the recommended one was set.
+    """Log it if another scheduler than the recommended one is set.
 
-    Only a whole list tells: KSamplerAdvanced, SplitSigmas and a denoise below 1 hand over parts, which
-    are no scheduler's list of so many steps.
+    Only whole lists are recognised. KSamplerAdvanced, SplitSigmas and a denoise below 1 hand over
+    parts of a list, which no scheduler gives for so few steps.
     """
     sigmas = sigmas.detach().cpu().float()
     sigma_max = float(model_sampling.sigma_max)
@@ -61,7 +61,7 @@ def _other_scheduler(model_sampling: Any, sigmas: torch.Tensor) -> None:
     if _lists(RECOMMENDED_SCHEDULER, model_sampling, sigmas):
         return
     for name in comfy.samplers.SCHEDULER_HANDLERS:
-        with contextlib.suppress(Exception):  # some have no list for this model or number of steps
+        with contextlib.suppress(Exception):  # some have no list for this model
             if _lists(name, model_sampling, sigmas):
                 LOG.warning(
                     "dpm_solver++_recommended runs with the sigmas of another scheduler: those it was "

@@ -1,4 +1,4 @@
-"""ComfyUI's models: what their `model_sampling` says of noise and time."""
+"""ComfyUI's models: noise and time, read from their `model_sampling`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..model import HostModel, Times
 
 
 class ComfyModel(HostModel):
-    """A model as ComfyUI has patched it.
+    """A model of ComfyUI, with its patches.
 
     Args:
-        model_sampling: the host's object for it.
-        kind: the name of the host's class for it.
+        model_sampling: the host's object of this name.
+        kind: the name of the host's class for the model.
     """
 
     def __init__(self, model_sampling: Any, kind: str = "") -> None:
@@ -28,7 +28,7 @@ class ComfyModel(HostModel):
 
     @classmethod
     def of(cls, patcher: Any) -> ComfyModel:
-        """That of a MODEL, which the host calls a patcher."""
+        """Make it from a MODEL, a patcher in the host's terms."""
         return cls(patcher.get_model_object("model_sampling"), type(patcher.model).__name__)
 
     @property
@@ -38,7 +38,7 @@ class ComfyModel(HostModel):
     @cached_property
     def schedule(self) -> NoiseSchedule:
         model_sampling = self.model_sampling
-        # An empty tuple is nobody's class: hiddenswitch's ComfyUI has no models of that kind.
+        # isinstance is False for an empty tuple: hiddenswitch's ComfyUI has no such models.
         if isinstance(model_sampling, getattr(comfy.model_sampling, "IMG_TO_IMG_FLOW", ())):
             raise ValueError(
                 "This model maps one image to another (IMG_TO_IMG_FLOW): its sampling is not a "
@@ -64,7 +64,7 @@ class ComfyModel(HostModel):
         return None if times.is_floating_point() else self.model_sampling.sigma(times).tolist()
 
     def times(self, sigma_max: float, sigma_min: float) -> Times:
-        """Between the ends of the model, whatever the sigmas: the host always asks for its own."""
+        """The time between the model's own ends, whatever the arguments: the host uses no others."""
         model_sampling = self.model_sampling
 
         def sigma(timestep: float) -> float:
@@ -77,8 +77,8 @@ class ComfyModel(HostModel):
             count = getattr(model_sampling, "num_timesteps", len(model_sampling.sigmas))
             ends = (int(first) + 1) / count, (int(last) + 1) / count
             return Times(lambda t: sigma(t * count - 1.0), *ends)
-        # Flows and Stable Cascade: timestep() is what the network sees, after the shift, while sigma()
-        # takes the time before it, in which their table is even. Cascade's is clamped at both ends.
+        # Flows and Stable Cascade: timestep() is the network's input, after the shift. sigma() takes
+        # the time before the shift, in which the table is even. Cascade clamps it at both ends.
         table = model_sampling.sigmas.cpu()
         multiplier = float(getattr(model_sampling, "multiplier", 1.0))
         start = 1.0 - (int((table >= first_sigma).sum()) - 1) / len(table)
@@ -87,6 +87,6 @@ class ComfyModel(HostModel):
             sigma(end * multiplier), last_sigma, rel_tol=1e-3
         ):
             return Times(lambda t: sigma(t * multiplier), start, end)
-        # EDM counts time in logarithms, which may be negative: count from the last one there.
+        # EDM's time is a logarithm, which may be negative: count from the last time.
         origin = min(float(last), 0.0)
         return Times(lambda t: sigma(t + origin), float(first) - origin, float(last) - origin)

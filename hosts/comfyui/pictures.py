@@ -1,4 +1,4 @@
-"""Latents and drawings as the host's images."""
+"""Turns latents and drawings into the host's images."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def as_image(pixels: np.ndarray) -> torch.Tensor:
 
 
 class Pictures:
-    """Latents as pictures: decoded where there is a VAE, otherwise the host's quick previews.
+    """Turns latents into pictures: by a VAE if there is one, otherwise by the host's quick previews.
 
     Attributes:
-        remark: what the pictures are, where they are not the real ones.
+        remark: says so if the pictures are only previews, or missing; otherwise empty.
     """
 
     def __init__(self, bench: Bench, vae: Any) -> None:
@@ -29,7 +29,7 @@ class Pictures:
         self.remark = "" if vae is not None else "previews: connect a VAE for the real pictures"
 
     def __call__(self, latent: torch.Tensor) -> np.ndarray:
-        """[batch, ...] -> [batch, height, width, 3], from 0 to 1; of a video the middle frames."""
+        """[batch, ...] -> [batch, height, width, 3], from 0 to 1; the middle frame of each video."""
         latent = self._bench.first_part(latent)[: compare.MOST_IMAGES]
         if self._vae is None:
             return self._preview(latent)

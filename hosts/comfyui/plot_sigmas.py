@@ -1,4 +1,4 @@
-"""The Plot Sigmas node: a list of sigmas, and what one of our samplers makes of it."""
+"""What the Plot Sigmas node runs: a list of sigmas, and the plan of one of our samplers on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .pictures import as_image
 def plot_sigmas(
     sigmas: torch.Tensor, model: Any = None, sampler: Any = None
 ) -> tuple[torch.Tensor, str]:
-    """The Plot Sigmas node: (picture, table).
+    """Run the Plot Sigmas node: (picture, table).
 
     Raises:
         ValueError: the list has no step, or doesn't fit the model or the sampler.
@@ -46,7 +46,7 @@ def _schedule_of(model: Any) -> Any:
 
 
 def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
-    """The plan of a SAMPLER of ours, or why there is none to show."""
+    """The plan of a SAMPLER of ours, or a sentence why there is none."""
     options = sampling.options_of(sampler)
     if options is None:
         name = escaped(name_of(sampler), compare.LABEL_LENGTH)
@@ -55,6 +55,6 @@ def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
     if plan is None:
         return (
             None,
-            "The adaptive solver chooses its own steps while it runs: it has no weights yet.",
+            "The adaptive solver chooses its steps during a run, so it has no weights yet.",
         )
     return plan, ""

@@ -1,4 +1,4 @@
-"""How far the lab is: the host's progress bar, and a line of text on the node."""
+"""The lab's progress: the host's progress bar, and a line of text on the node."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import comfy.utils
 
-TEXT_EVERY = 0.3  # seconds between two lines of progress
+TEXT_EVERY = 0.3  # seconds between two such lines
 
 
 def _server() -> Any:
-    """The host's web server; None where its nodes run without one."""
+    """The host's web server; None if its nodes run without one."""
     try:
         from server import PromptServer
     except ImportError:
@@ -20,7 +20,7 @@ def _server() -> Any:
 
 
 class Progress:
-    """Tells how many model calls are done of how many, and the time left."""
+    """Shows how many of all model calls are done, and the time left."""
 
     def __init__(self, node_id: str | None, total: int, open_end: bool) -> None:
         self._node_id = node_id
@@ -29,7 +29,7 @@ class Progress:
         self._bar = comfy.utils.ProgressBar(max(total, 1))
         self._done = 0
         self._began = time.monotonic()
-        self._told = self._began  # what it will take stays to be read for a moment
+        self._told = self._began  # the first line stays for a moment, to be read
 
     def say(self, text: str) -> None:
         send = getattr(_server(), "send_progress_text", None)
@@ -37,7 +37,7 @@ class Progress:
             send(text, self._node_id)
 
     def call(self, name: str, calls: int) -> None:
-        """At each model call, before it is made."""
+        """To be called before each model call."""
         self._update(self._done + calls - 1)
         now = time.monotonic()
         if now - self._told < TEXT_EVERY:
@@ -48,13 +48,13 @@ class Progress:
         self.say(f"{done} of {self._sign}{self._total} model calls, {_clock(left)} left: {name}")
 
     def finish(self, calls: int, expected: int) -> None:
-        """A run is over, with as many calls as were expected or not."""
+        """To be called after each run, even if it took another number of calls than expected."""
         self._done += calls
         self._total += calls - expected
         self._update(self._done)
 
     def end(self) -> None:
-        """No more calls will be made, were they fewer than expected or not."""
+        """To be called at the end, even if there were fewer calls than expected."""
         self._total = self._done
         self._update(self._done)
         self.say(f"{self._done} model calls in {_clock(time.monotonic() - self._began)}")

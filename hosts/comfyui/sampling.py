@@ -1,4 +1,4 @@
-"""ComfyUI: its noise schedules, SAMPLER objects and menus. Only a host can import this."""
+"""SAMPLER objects, and the samplers and schedulers in ComfyUI's menus."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ FREE_SETTINGS = (
     *("solver_type", "lower_order_final", "grouping", "thresholding", "max_calls"),
     *("rtol", "atol", "h_init", "pcoeff", "icoeff", "dcoeff", "accept_safety"),
 )
-"""What other packs may set in a run, where the sampler has it; see `_signature`."""
+"""Settings that other packs may change in a run, if the sampler has them; see `_signature`."""
 
 
 def sampler(options: Options) -> comfy.samplers.KSAMPLER:
-    """A SAMPLER for the host's custom sampling nodes, which reads its schedule from the model."""
+    """A SAMPLER for the host's custom sampling nodes. It reads its noise schedule from the model."""
     return comfy.samplers.KSAMPLER(with_host_model(options))
 
 
 def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
-    """A sampler function as the host calls it: what depends on the model comes from the model.
+    """A sampler function as the host calls it.
 
-    That is its noise schedule, what follows from it for the settings, and for CFG++ the unconditional
-    predictions.
+    It reads from the model what depends on it: the noise schedule, the settings that follow from it,
+    and for CFG++ the unconditional predictions.
     """
 
     def sample(
@@ -87,10 +87,11 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
 
 
 def _signature(function: Callable[..., Any], options: Options) -> inspect.Signature:
-    """What other packs may set in a run, which they read off a sampler function's signature.
+    """The signature of a sampler function: other packs read from it what they may set in a run.
 
-    Some set all that is shown, at values of their own. So what would make the sampler another one is
-    not shown: noise where it adds none, and a setting that is not at its default.
+    Some packs set everything that the signature has, to their own values. So it leaves out what would
+    turn the sampler into another one: noise if it adds none, and settings that are not at their
+    default.
     """
     usual = {field.name: field.default for field in fields(options)}
     free = [
@@ -112,9 +113,9 @@ def _signature(function: Callable[..., Any], options: Options) -> inspect.Signat
 
 
 def options_of(sampler: Any) -> Options | None:
-    """The settings of a SAMPLER of ours; None for another's."""
+    """The settings of a SAMPLER of ours; None for other samplers."""
     function = getattr(sampler, "sampler_function", None)
-    if hasattr(function, "__wrapped__"):  # by another pack, which may change what it is called with
+    if hasattr(function, "__wrapped__"):  # wrapped by another pack, which may change the arguments
         return None
     options = getattr(function, "options", None)
     return options if isinstance(options, Options) else None
@@ -123,10 +124,11 @@ def options_of(sampler: Any) -> Options | None:
 def _unconditional(
     extra_args: Mapping[str, Any],
 ) -> tuple[dict[str, Any], Callable[[], torch.Tensor]]:
-    """Arguments under which the host's guider shows its unconditional prediction, and a look at it.
+    """Arguments that make the host's guider report its unconditional prediction, and a function that
+    returns it.
 
-    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++. As
-    there, the last one stays where a cache (LazyCache) answers a call in the guider's place.
+    The guider then predicts without the prompt even at a CFG of 1, as for the host's own CFG++. If a
+    cache (LazyCache) answers a call in the guider's place, the last prediction is returned, as there.
     """
     last: torch.Tensor | None = None
 
@@ -134,7 +136,7 @@ def _unconditional(
         nonlocal last
         if args.get("uncond") is not None:
             last = args["uncond_denoised"]
-        elif last is not None:  # guidance was switched off within the run
+        elif last is not None:  # guidance was switched off during the run
             last = args["denoised"]
         return args["denoised"]
 
@@ -153,10 +155,10 @@ def _unconditional(
 
 
 def register_menus() -> None:
-    """Put our samplers and spacings into every KSampler's menus, in place and once.
+    """Add our samplers and spacings to every KSampler's menus, each only once.
 
-    The host's lists are shared by reference with its nodes and with other packs, so that they are
-    appended to and never replaced. Of two copies of the pack the one that is loaded later counts.
+    The host's nodes and other packs hold the same list objects, so the lists are changed in place. If
+    two copies of the pack are installed, the one loaded later counts.
     """
     for entry in CATALOG:
         function = with_host_model(entry.options)
@@ -178,7 +180,7 @@ def register_menus() -> None:
 
 
 def _check_alone(registered: Any) -> None:
-    """Say so where a sampler of ours is there already, from another folder."""
+    """Log a warning if our samplers are there already, from another folder."""
     if (code := getattr(registered, "__code__", None)) is None:
         return
     other, here = Path(code.co_filename).parents[2], Path(__file__).parents[2]

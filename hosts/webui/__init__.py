@@ -1,1 +1,1 @@
-"""webui, that is AUTOMATIC1111 and Forge: the only modules that know it."""
+"""The modules for webui, that is AUTOMATIC1111 and Forge; only they import it."""

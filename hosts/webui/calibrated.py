@@ -1,6 +1,6 @@
-"""webui: calibrated solvers, from files in the folder `dpm_solver` among the host's models.
+"""Calibrated solvers in webui, from files in the folder `dpm_solver` among the host's models.
 
-DPM-Solver Calibrate in ComfyUI makes them. Each is a sampler that brings its own sigmas.
+DPM-Solver Calibrate in ComfyUI makes the files. Each is a sampler with its own sigmas.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ FOLDER, PATTERN = "dpm_solver", "*.safetensors"
 
 
 def calibrations() -> dict[str, Path]:
-    """The calibration files that can be used, by the name of their sampler.
+    """Sampler's name -> its calibration file, for all files that can be used.
 
-    Each file has a name of its own, whatever the host does with names: a file whose name needs no
-    change keeps it, and others that would be called the same are numbered. A file that can't be used
-    is left out, and the log says why.
+    The names stay different even as the host compares them: a file whose name is valid keeps it, and
+    others that would get the same name are numbered. A file that can't be used is left out, and the
+    log says why.
     """
     labels: dict[Path, str] = {}
     for path in sorted((Path(paths.models_path) / FOLDER).glob(PATTERN)):
         try:
             labels[path] = label_of(path, files.load(path).fitted.stopped)
         except ValueError as error:
-            LOG.warning("No sampler is made of a calibration: %s", error)
+            LOG.warning("A calibration is not among the samplers: %s", error)
     found: dict[str, Path] = {}
     taken: set[str] = set()
     for path in sorted(labels, key=lambda path: labels[path] != path.stem):
         label, number = labels[path], 2
-        while label.casefold() in taken:  # the host finds samplers by lower case, too
+        while (
+            label.casefold() in taken
+        ):  # the host also finds samplers by their names in lower case
             label, number = f"{labels[path]}_{number}", number + 1
         taken.add(label.casefold())
         found[f"DPM-Solver(calibrated-{label})"] = path
@@ -47,10 +49,10 @@ def calibrations() -> dict[str, Path]:
 
 
 def label_of(path: Path, stopped: bool) -> str:
-    """A file's name as part of a sampler's, which says if the calibration was stopped unmeasured.
+    """A sampler's name made of its file's; it says if the calibration was stopped unmeasured.
 
-    It holds no space, before which the host splits off a schedule type, no comma, at which X/Y/Z plot
-    splits its values, and nothing that can't be printed or encoded.
+    The name has no space, where the host would split off a schedule type, no comma, where X/Y/Z plot
+    splits its values, and no character that can't be printed or encoded.
     """
     kept = (char if char.isprintable() and char != "," else " " for char in path.stem)
     label = "_".join("".join(kept).split())
@@ -61,8 +63,8 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
     """The host's sampler of a calibration.
 
     Args:
-        name: in the panel.
-        path: its file, read anew for each run.
+        name: its name in the panel.
+        path: its file, which is read again for each run.
 
     Raises:
         ValueError: the file is damaged.
@@ -73,11 +75,11 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         super().__init__(self._sample, sd_model)
 
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
-        """The calibration's own, whatever the panel's schedule; image to image takes the last of them.
+        """The calibration's sigmas, whatever the panel's schedule; for image to image the last of them.
 
         Raises:
-            ValueError: another number of steps is asked for, or the file was made for another kind of
-                model, which is known only now: reForge may have changed it.
+            ValueError: the panel has another number of steps, or the file was made for another kind of
+                model; reForge may change the model after the samplers are registered.
         """
         WebuiModel(self.model_wrap).check(self.calibration, self.name)
         calls = self.calibration.calls
@@ -87,7 +89,7 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
                 f"steps to {calls}, or take another sampler, as for the hires pass and where image to "
                 "image is set to do exactly as many steps as the slider says."
             )
-        if not p.is_hr_pass:  # in the image's text: no schedule of the panel's
+        if not p.is_hr_pass:  # the image's text names no schedule of the panel
             p.extra_generation_params["Schedule type"] = "Automatic"
         return torch.tensor(self.calibration.sigmas, dtype=torch.float32)
 

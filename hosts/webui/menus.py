@@ -1,4 +1,4 @@
-"""webui, that is AUTOMATIC1111 (1.9 or newer) and Forge: samplers and schedulers in its panel."""
+"""Our samplers and schedulers in the panel of webui: AUTOMATIC1111 (1.9 or newer) and Forge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .sampling import function_of
 from .settings import add_settings
 
 MARK = "dpm_solver"
-"""Among a sampler's options, and at the start of a scheduler's name: it is ours."""
+"""Marks ours: a sampler has it among its options, and a scheduler's name begins with it."""
 
 SCHEDULERS = {
     "dpm_solver_log_snr": ("DPM-Solver log-SNR", "logSNR"),
@@ -32,24 +32,24 @@ SCHEDULERS = {
     "dpm_solver_time_quadratic": ("DPM-Solver quadratic time", "time_quadratic"),
     "dpm_solver_recommended": ("DPM-Solver recommended", RECOMMENDED),
 }
-"""Name -> label in the panel, and spacing; both are permanent, as images' texts hold them."""
+"""Name -> label in the panel, and spacing. Names and labels are permanent: images' texts hold them."""
 
 AUTOMATIC = "dpm_solver_log_snr"
 """The scheduler that "Automatic" stands for: the papers' own, and right on flows too."""
 
 
 def register() -> None:
-    """Put our samplers, schedulers and settings after the host's, in the place of an earlier set."""
+    """Add our samplers, schedulers and settings to the host's; replace those of an earlier call."""
     _register_samplers()
     _register_schedulers()
-    script_callbacks.on_before_ui(add_settings)  # which comes without a page too
+    script_callbacks.on_before_ui(add_settings)  # it is called even without a page
 
 
 def label_of(entry: Entry) -> str:
     """A sampler's name in the panel: "DPM-Solver++(2M)", as the papers write it.
 
-    The host splits a name that ends in a space and a scheduler's label, whoever's that is, and then
-    runs another sampler: so there is no space in it.
+    If a name ends in a space and any scheduler's label, the host splits it and runs another sampler.
+    So there is no space in it.
     """
     form, *rest = entry.label.split()
     return f"{form}({'-'.join(rest).strip('()')})"
@@ -71,9 +71,7 @@ def _register_samplers() -> None:
     by_name.update({data.name: data for data in ours})
     sd_samplers.set_samplers()
     find = sd_samplers.get_sampler_and_scheduler
-    if hasattr(
-        find, "cache_clear"
-    ):  # it may have looked for ours in vain; not every fork keeps that
+    if hasattr(find, "cache_clear"):  # it may hold that ours don't exist; not every fork has it
         find.cache_clear()
 
 
@@ -94,7 +92,7 @@ def _constructor(entry: Entry) -> Callable[[Any], Any]:
     def construct(sd_model: Any) -> Any:
         sampler = sd_samplers_kdiffusion.KDiffusionSampler(function, sd_model)
         if entry.stochastic:
-            sampler.extra_params = ["s_noise"]  # the host knows its own functions' alone
+            sampler.extra_params = ["s_noise"]  # the host knows these only for its own functions
         return sampler
 
     return construct
@@ -110,7 +108,7 @@ def _register_schedulers() -> None:
     every = getattr(sd_schedulers, "all_schedulers", [])  # Forge Neo's: its settings and presets
     for listed, new in ((sd_schedulers.schedulers, shown), (every, ours)):
         listed[:] = [other for other in listed if not other.name.startswith(MARK)] + new
-    # A hidden one too: "Automatic" may stand for it.
+    # Hidden ones too: "Automatic" may stand for one.
     by_name = sd_schedulers.schedulers_map
     for name in [name for name, other in by_name.items() if other.name.startswith(MARK)]:
         del by_name[name]

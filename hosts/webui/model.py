@@ -1,7 +1,7 @@
-"""webui's models: what their denoiser says of noise and time.
+"""webui's models: noise and time, read from their denoiser.
 
-The host's `model_wrap`, k-diffusion's denoiser in AUTOMATIC1111 and a stand-in for it in Forge, has
-the model's table of sigmas, rising, which is even in the model's time.
+The host's `model_wrap` (k-diffusion's denoiser in AUTOMATIC1111, a replacement in Forge) has the
+model's table of sigmas, rising and evenly spaced in the model's time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from ..model import ROUNDED, HostModel, Times
 
 KINDS = {"is_sd1": "BaseModel", "is_sd2": "BaseModel", "is_sdxl": "SDXL", "is_sd3": "SD3"}
-"""The host's marks of a model -> ComfyUI's name for its kind, which calibrations hold."""
+"""The host's flag of a model -> the name of its class in ComfyUI, which calibrations hold."""
 
 ADDS_NOISE = (
     "predictor",  # Forge, Forge Neo
@@ -27,13 +27,13 @@ ADDS_NOISE = (
     "inner_model.forge_objects.unet.model.model_sampling",  # reForge's other models
     "inner_model.model.model_sampling",  # AUTOMATIC1111's Stable Diffusion 3
 )
-"""Where a host's denoiser has an object with the model's own formula for adding noise,
+"""Attributes of a host's denoiser that may have the model's own formula for adding noise,
 `noise_scaling(sigma, noise, image)`. AUTOMATIC1111 has none for diffusion models."""
 
 
 def is_flow(model_wrap: Any) -> bool:
-    """Whether the model is a flow: its sigmas end at 1, and its noised image is
-    sigma noise + (1 - sigma) image, where a diffusion model's is image + sigma noise.
+    """Whether the model is a flow. Its sigmas then end at 1, and its noised image is
+    sigma noise + (1 - sigma) image; a diffusion model's is image + sigma noise.
 
     Raises:
         ValueError: the model is neither.
@@ -52,7 +52,7 @@ def is_flow(model_wrap: Any) -> bool:
 
 
 def _image_kept(model_wrap: Any, sigma: float) -> float | None:
-    """Which part of the image is left in the noised one, by the model's own formula if it has one."""
+    """The weight of the image in the noised one, by the model's own formula if it has one."""
     for place in ADDS_NOISE:
         try:
             noise_scaling = attrgetter(f"{place}.noise_scaling")(model_wrap)
@@ -63,7 +63,7 @@ def _image_kept(model_wrap: Any, sigma: float) -> float | None:
 
 
 class WebuiModel(HostModel):
-    """A model as webui's denoiser, `model_wrap`, has it."""
+    """A model of webui, read from its denoiser, `model_wrap`."""
 
     def __init__(self, model_wrap: Any) -> None:
         self.model_wrap = model_wrap
@@ -89,7 +89,7 @@ class WebuiModel(HostModel):
         return float(self.model_wrap.sigmas[0])
 
     def whole(self, sigmas: Sequence[float]) -> list[float] | None:
-        """Forge's diffusion models know whole times only, and AUTOMATIC1111's with its setting for
+        """Diffusion models take only whole times in Forge, and in AUTOMATIC1111 with its setting for
         quantization. Flows take any time, whatever `sigma_to_t` says."""
         if self.flow:
             return None
@@ -104,7 +104,7 @@ class WebuiModel(HostModel):
 
 
 def scheduler(spacing: str) -> Callable[..., torch.Tensor]:
-    """A function for the host's list of schedulers, which calls it with its parameters by name."""
+    """A function for the host's list of schedulers. The host passes the arguments by their names."""
 
     def sigmas(
         n: int, sigma_min: float, sigma_max: float, inner_model: Any, device: Any
@@ -119,7 +119,7 @@ def scheduler(spacing: str) -> Callable[..., torch.Tensor]:
 class Table:
     """The model's sigma as a function of the paper's time: entry i of its table is (i + 1) / count.
 
-    Between entries a flow's sigma is taken as even in time, the others' logarithm, as the hosts do.
+    Between entries a flow's sigma is linear in time, and log sigma for other models, as in the hosts.
     """
 
     def __init__(self, sigmas: Sequence[float], flow: bool) -> None:
@@ -134,7 +134,7 @@ class Table:
         return value if self.even else math.exp(value)
 
     def time(self, sigma: float) -> float:
-        """The inverse of sigma, for sigmas on the table."""
+        """The inverse of `sigma`, for sigmas of the table."""
         value = sigma if self.even else math.log(sigma)
         high = min(max(bisect_left(self.values, value), 1), len(self.values) - 1)
         lower, upper = self.values[high - 1 : high + 1]

@@ -1,7 +1,7 @@
-"""webui: the samplers as functions that the host can call.
+"""The samplers as functions that webui can call.
 
-It passes arguments by the names it finds in a function's signature, so that these are written out:
-the panel's eta and noise reach the samplers that have a use for them, and no others.
+The host passes the arguments that it finds by name in a function's signature. So the signatures are
+written out, and the panel's eta and noise reach only the samplers that use them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from .settings import chosen
 Sampler = Callable[..., torch.Tensor]
 
 CALLS, CALLS_HIRES = "DPM-Solver model calls", "Hires DPM-Solver model calls"
-"""In the text of an image that was made adaptively; permanent."""
+"""Names in the text of an image that an adaptive sampler made; permanent."""
 
 
 def function_of(entry: Entry) -> Sampler:
-    """The function of an entry of the catalogue."""
+    """The function for an entry of the catalogue."""
 
     def sample_ode(
         model: Any,
@@ -49,7 +49,7 @@ def function_of(entry: Entry) -> Sampler:
         s_noise: float = 1.0,
         noise_sampler: NoiseSampler | None = None,
     ) -> torch.Tensor:
-        # The host leaves out a 1, and pasting its text would then leave the user's own value.
+        # The host doesn't write a 1, and pasting such a text would leave the user's own value in place.
         write(model, {"Eta": eta, "Sigma noise": s_noise})
         arguments = (model, x, sigmas, extra_args, callback, disable, noise_sampler)
         return run(entry, *arguments, eta=eta, s_noise=s_noise)
@@ -68,7 +68,7 @@ def run(
     noise_sampler: NoiseSampler | None = None,
     **noise: float,
 ) -> torch.Tensor:
-    """Run an entry on the host's denoiser, with what its settings page says and its model is."""
+    """Run an entry on the host's denoiser, with the settings page's values and the model's schedule."""
     settings = chosen(entry.options)
     write(model, {setting.infotext: setting.value for setting in settings})
     values: dict[str, Any] = {setting.parameter: setting.value for setting in settings}
@@ -91,18 +91,18 @@ def run(
 
 
 def write(model: Any, text: Mapping[str, Any]) -> None:
-    """Add to the text of the images being made: all that a run depends on, and what it took."""
+    """Add to the text of the images being made: all settings of the run, and its model calls."""
     processing = getattr(model, "p", None)
     if processing is not None:
         processing.extra_generation_params.update(text)
 
 
 class Paced:
-    """Shows the host an adaptive run as the panel's number of steps.
+    """Reports an adaptive run to the host as the panel's number of steps.
 
-    The host counts calls: its bars would overflow, and the refiner and changes of prompt come far too
-    early. Here each step of the panel is reported once, and begins when the run has come that far.
-    The image's text says how many calls it took.
+    The host counts model calls. An adaptive run takes more: the progress bars would overflow, and the
+    refiner and prompt changes would come too early. So each step of the panel is reported once, when
+    the run reaches it. The image's text says how many calls the run took.
     """
 
     def __init__(self, model: Denoiser, callback: Callback | None) -> None:
@@ -112,7 +112,7 @@ class Paced:
         self.reported = -1
 
     def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
-        # The first step's number comes with the first call, however short the way it made.
+        # The first step is reported at the first call, however little progress that makes.
         self.model.step = self.reported + 1 if self.reported > 0 else 0
         denoised: torch.Tensor = self.model(x, sigma, **extra_args)
         self.calls += 1

@@ -1,4 +1,4 @@
-"""webui: settings that the panel has no field for, on a section of their own of the settings page."""
+"""Settings for which webui's panel has no field, on a section of its settings page."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ...samplers.solvers.multistep import LOWER_ORDER_FINAL
 from ...samplers.solvers.singlestep import GROUPINGS
 
 SECTION, CATEGORY = ("dpm_solver", "DPM-Solver"), "sd"
-"""A page of its own, beside the host's for sampler parameters."""
+"""Our section, beside the host's for sampler parameters."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting as users find it.
+    """A setting on the page.
 
     Attributes:
-        parameter: of `samplers.sample_*`.
-        default: gives the type as well.
-        label, info: on the page.
+        parameter: the keyword of `samplers.sample_*` that it sets.
+        default: its default, which also gives its type.
+        label, info: texts on the page.
         infotext: its name in an image's text, from which pasting restores it; permanent.
-        choices: what it may be, or
+        choices: its values, or empty if it is a slider.
         bounds: the slider's minimum, maximum and step.
     """
 
@@ -43,14 +43,14 @@ class Setting:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of its part of the page."""
+        """Arguments of its component on the page."""
         if self.choices:
             return {"choices": list(self.choices)}
         return dict(zip(("minimum", "maximum", "step"), self.bounds, strict=True))
 
     @property
     def value(self) -> str | int | float:
-        """What the user, or an override of this run, has set it to."""
+        """Its value: the user's, or that of an override for this run."""
         return type(self.default)(getattr(shared.opts, self.key, self.default))
 
 
@@ -59,7 +59,7 @@ SETTINGS = (
         "rtol",
         0.05,
         "Adaptive samplers: tolerance",
-        "half of it is closer, and takes a third more model calls or so",
+        "half of it is closer to the converged image, and takes about a third more model calls",
         "DPM-Solver tolerance",
         bounds=(0.001, 0.2, 0.001),
     ),
@@ -67,7 +67,7 @@ SETTINGS = (
         "atol",
         0.0078,
         "Adaptive samplers: tolerance for values near zero",
-        "the larger of the two counts; 0.0078 is one level of 8-bit colour",
+        "the larger of the two tolerances counts; 0.0078 is one level of 8-bit colour",
         "DPM-Solver absolute tolerance",
         bounds=(0.0001, 0.05, 0.0001),
     ),
@@ -75,7 +75,7 @@ SETTINGS = (
         "max_calls",
         500,
         "Adaptive samplers: most model calls",
-        "when they run short, the rest of the way is taken in the calls that are left",
+        "if they run short, the run is finished in the calls that are left",
         "DPM-Solver most calls",
         bounds=(10, 1000, 10),
     ),
@@ -109,7 +109,7 @@ SETTINGS = (
 
 def add_settings() -> None:
     """Put the settings among the host's options, where a reload finds them again."""
-    import gradio  # of the page alone: loaded by the host long since
+    import gradio  # only the page needs it
 
     for setting in SETTINGS:
         component = gradio.Radio if setting.choices else gradio.Slider
@@ -126,7 +126,7 @@ def add_settings() -> None:
 
 
 def chosen(options: Options) -> list[Setting]:
-    """The settings of the page that a sampler has and that its entry leaves at their default."""
+    """The page's settings that a sampler has, if its entry leaves them at their default."""
     open_ = {
         field.name for field in fields(options) if getattr(options, field.name) == field.default
     }

@@ -1,1 +1,1 @@
-"""Solvers fitted to a model: from the teacher's runs to the file that holds the result."""
+"""Fits a solver to a model: from a teacher's runs to the file that holds the result."""

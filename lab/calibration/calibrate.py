@@ -1,13 +1,12 @@
-"""Calibrate a solver on a model: where to put few steps, and with which weights.
+"""Calibrate a solver on a model: find its sigmas and its weights for few steps.
 
 1. A teacher solves the ODE for some noises on a fine list of sigmas; its states are kept
    (`teacher`).
-2. A search chooses the student's sigmas among the teacher's without calling the model
-   (`surrogate`); the recommended ones are tried beside them.
-3. The student runs on the model; step by step its weights are fitted so that it meets the
-   teacher's next state (`fit`). It thereby learns from its own states, errors included.
-4. What it gains is measured on noises that it has not seen, against solvers without calibration
-   (`measure`).
+2. A search chooses the student's sigmas among the teacher's, without calling the model
+   (`surrogate`). The recommended sigmas are tried, too.
+3. The student runs on the model. Step by step its weights are fitted so that its state comes close to
+   the teacher's next one (`fit`). So they are fitted on its own states, errors included.
+4. The result is measured on other noises, against solvers without calibration (`measure`).
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from .surrogate import SPREADS, Surrogate, moves, nearest, search
 from .teacher import TEACHER, Records, teach
 
 CALIBRATED = "calibrated"
-"""Name of the calibrated solver among the errors."""
+"""The calibrated solver's name among the errors."""
 
 Rival = Callable[[Denoiser, torch.Tensor], torch.Tensor]
 """A solver without calibration: (model, starts) -> images."""
@@ -41,25 +40,25 @@ Rival = Callable[[Denoiser, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """What is to be calibrated, and how.
+    """Settings of a calibration.
 
     Attributes:
-        schedule: of the model.
-        sigmas: the teacher's; see `teacher_sigmas`.
-        calls: of the solver; its list has calls + 1 sigmas, the last one 0.
-        budget: single-image model calls that may be made.
-        batch: images in a model call, and at any time on the device.
-        device: where the model is called; by default where the starts are. All else is computed in
-            the main memory, of which it takes at most MOST_BYTES and 0.5 GiB.
-        slopes: how many of them a step may use.
+        schedule: the model's noise schedule.
+        sigmas: the teacher's sigmas; see `teacher_sigmas`.
+        calls: the model calls of the solver to make; its list has calls + 1 sigmas, the last one 0.
+        budget: how many single-image model calls the calibration may make.
+        batch: how many images a model call has; no more are on the device at any time.
+        device: where the model is called; by default the device of the starts. Everything else is
+            computed on the CPU, in at most MOST_BYTES and 0.5 GiB of memory.
+        slopes: how many slopes a step may use.
         fitted: what to write into the calibration besides what is found here.
-        tick: told after every model call: how many images it had, and what it is for; and while it
-            searches, with 0 images.
-        keep: given each calibration that is better than those before, not yet measured, so that an
-            interrupt loses nothing.
+        tick: called after every model call with its number of images and its purpose; and during
+            the search, with 0 images.
+        keep: called with each calibration that is better than the earlier ones. It is not measured
+            yet; an interrupt then loses nothing.
 
     Raises:
-        ValueError: there are too many calls for these sigmas, or none.
+        ValueError: `calls` is below 1, or too large for this number of sigmas.
     """
 
     schedule: NoiseSchedule
@@ -80,11 +79,11 @@ class Settings:
 
 
 class Result(NamedTuple):
-    """What `calibrate` found.
+    """The result of `calibrate`.
 
     Attributes:
-        calibration: with the errors that were measured on held-out noises.
-        best: the name of the solver with the least of them; CALIBRATED unless a rival is closer.
+        calibration: the solver, with the errors that were measured on held-out noises.
+        best: the name of the solver with the smallest error: CALIBRATED, unless a rival is closer.
     """
 
     calibration: Calibration
@@ -104,7 +103,7 @@ def calibrate(
     Args:
         model: `model(x, sigma)` -> denoised.
         starts: [seeds, ...], noises at sigmas[0] to fit on.
-        held_out: [any, ...], others to measure on.
+        held_out: [any, ...], other noises to measure on.
         rivals: solvers to measure against, by name.
 
     Raises:
@@ -120,8 +119,8 @@ def calibrate(
     starts, held_out = starts.cpu(), held_out.cpu()
 
     counted.doing = "solving finely"
-    # One after the other: an image has the same place in its batch whenever it is run, as a host may
-    # give the images of a batch a prompt each.
+    # One after the other, so that an image has the same place in its batch in every run: a host may
+    # give each image of a batch a prompt of its own.
     records = teach(counted, starts, sigmas, schedule)
     teacher = partial(TEACHER, sigmas=[*sigmas, 0.0], schedule=schedule)
     converged = _ends(teacher, counted, held_out, records)
@@ -149,8 +148,8 @@ def _calibration(
 
 
 def best_student(model: Model, records: Records, settings: Settings, trials: int) -> Student:
-    """Take the recommended sigmas, and those that a search without the model finds under each of
-    SPREADS; then try moves from the best of them on the model."""
+    """Fit students on the recommended sigmas, and on those that a search finds for each of SPREADS.
+    Then try changes of single sigmas, beginning with the best student's."""
     schedule, calls, points = settings.schedule, settings.calls, len(records.sigmas)
     even = tuple(round(points * i / calls) for i in range(calls))
     ends = records.sigmas[0], records.sigmas[-1]
@@ -189,16 +188,16 @@ def measure(
     converged: torch.Tensor,
     records: Records,
 ) -> dict[str, float]:
-    """Each solver's distance to the converged images, infinite where it leads to no number.
+    """Each solver's distance to the converged images; infinite if its result is not finite.
 
     Raises:
-        NotFiniteError: all of them do.
+        NotFiniteError: no solver's result is finite.
     """
     errors: dict[str, float] = {}
     for name, solver in solvers.items():
         try:
             errors[name] = distance(_ends(solver, model, starts, records), converged)
-        except NotFiniteError:  # a solver that leads there has lost; the others are measured
+        except NotFiniteError:  # this solver is useless here; measure the others
             errors[name] = math.inf
             if len(errors) == len(solvers) and set(errors.values()) == {math.inf}:
                 raise
@@ -206,5 +205,5 @@ def measure(
 
 
 def _ends(solver: Rival, model: Model, starts: torch.Tensor, records: Records) -> torch.Tensor:
-    """[S, d]: the numbers that are kept of what a solver ends with, batch by batch."""
+    """[S, d]: the kept numbers of a solver's results, computed batch by batch."""
     return torch.cat([records.of(solver(model, part)) for part in starts.split(model.batch)])

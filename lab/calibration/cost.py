@@ -8,23 +8,23 @@ from .fit import SLOPES
 from .surrogate import SPREADS
 
 FIRST_TRIALS = 1 + len(SPREADS)
-"""Fits on the model that there are in any case: on the recommended sigmas, and on those searched."""
+"""The fewest fits on the model: on the recommended sigmas, and on each result of the search."""
 
 MOST_TRIALS = 40
-"""Fits on the model; from there on little is won."""
+"""The most fits on the model: more gain little."""
 
 MOST_BYTES = 2**32
-"""What the noises, and the students' states and slopes, may take of the main memory."""
+"""The most main memory that the noises, and the students' states and slopes, may take."""
 
 
 class Cost(NamedTuple):
-    """What a calibration will take, in single-image model calls.
+    """How many single-image model calls a calibration takes.
 
     Attributes:
-        teacher: the teacher's, for all noises.
-        trial: one fit.
+        teacher: calls of the teacher, for all noises.
+        trial: calls of one fit.
         trials: how many fits there will be.
-        check: the measurement on held-out noises.
+        check: calls of the measurement on held-out noises.
     """
 
     teacher: int
@@ -41,7 +41,7 @@ def cost(budget: int, calls: int, seeds: int, held_out: int, points: int, rivals
     """Plan a calibration within a budget of single-image model calls.
 
     Raises:
-        ValueError: the budget is too small for it.
+        ValueError: the budget is too small.
     """
     teacher, trial = (seeds + held_out) * points, seeds * calls
     check = held_out * calls * (1 + rivals)
@@ -50,7 +50,7 @@ def cost(budget: int, calls: int, seeds: int, held_out: int, points: int, rivals
         least = teacher + check + FIRST_TRIALS * trial
         raise ValueError(
             f"A budget of {budget} model calls is too small for {calls} calls and {seeds} seeds: "
-            f"allow {least} at least, or take fewer seeds."
+            f"allow at least {least}, or take fewer seeds."
         )
     return Cost(teacher, trial, trials, check)
 
@@ -58,7 +58,8 @@ def cost(budget: int, calls: int, seeds: int, held_out: int, points: int, rivals
 def check_memory(size: int, seeds: int, held_out: int, slopes: int = SLOPES) -> None:
     """Raise ValueError if latents of `size` numbers would take more than MOST_BYTES of main memory.
 
-    A seed takes its noise, its state and the next one, its slopes and the model's output at once.
+    For each seed there are, at once, the noise, the state and the next one, the slopes and the model's
+    output.
     """
     of_seed, of_held_out = 4 * size * (slopes + 4), 4 * size
     if seeds * of_seed + held_out * of_held_out > MOST_BYTES:

@@ -1,4 +1,4 @@
-"""Files of calibrations: safetensors with two tensors, portable and checked when they are read."""
+"""Calibration files: safetensors with two tensors, portable between systems and checked on reading."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERSION = 1
 EXTENSION = ".safetensors"
 
 UNMEASURED = "_unmeasured"
-"""Ends the name of a calibration that was stopped."""
+"""The ending of the name of a calibration that was stopped."""
 
 LONGEST_NAME = 100
 """In bytes."""
@@ -33,40 +33,42 @@ LONGEST_NAME = 100
 DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
     device + digit for device in ("COM", "LPT") for digit in "0123456789¹²³"
 }
-"""Windows opens these in place of a file, whatever stands behind a first dot."""
+"""Device names: Windows opens the device in place of a file, whatever follows the first dot."""
 
 MOST_OUTPUTS, MOST_BYTES = 16, 1 << 20
-"""Larger files are no calibrations."""
+"""In bytes. A larger file is no calibration."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 MOST_ERRORS, LONGEST_TEXT, MOST_COUNT = 16, 60, 10**12
-"""Of what a file says of its origin: how many errors, characters of a name, and seeds or calls."""
+"""Bounds for the metadata of a file: the most errors, characters of a name, and seeds or calls."""
 
 UNREADABLE = (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
-"""What the content of a damaged or of a forged file may lead to."""
+"""The exceptions that the content of a damaged or forged file may raise."""
 
 
 def free_path(folder: Path, name: str, mark: str = "") -> Path:
-    """A file of this name, or of this name and a number, that is not there yet.
+    """A path for a new file of this name, with a number added if the name is taken.
 
-    The file can be copied to any other system: names that differ in case alone are one name.
+    The file can be copied to any other system, so names that differ only in case count as the same.
 
     Args:
-        mark: what is added to the name.
+        mark: an ending to add to the name.
 
     Raises:
-        ValueError: the name would lead elsewhere, or is none that every system can hold.
+        ValueError: the name leads to another folder, or some system can't hold it.
     """
     stem = name.removesuffix(EXTENSION)
     if not re.fullmatch(r"\w[\w .\-+]*", stem) or stem.endswith((" ", ".")):
         raise ValueError(
-            f"name is {quoted(name)}: use letters, digits, spaces, and . _ - + alone, begin with a "
-            "letter or a digit, and end with no dot or space."
+            f"name is {quoted(name)}: use only letters, digits, spaces and . _ - +, begin with a "
+            "letter or a digit, and don't end with a dot or a space."
         )
     if len(stem.encode()) > LONGEST_NAME:
         raise ValueError(f"name is longer than {LONGEST_NAME} bytes: {quoted(name)}; shorten it.")
     if stem.partition(".")[0].rstrip().upper() in DEVICES:
-        raise ValueError(f"name is {quoted(name)}, which Windows keeps for a device: take another.")
+        raise ValueError(
+            f"name is {quoted(name)}, which Windows reserves for a device: take another."
+        )
     stem += mark
     taken = {path.name.casefold() for path in folder.iterdir()} if folder.is_dir() else set()
     path, number = folder / f"{stem}{EXTENSION}", 2
@@ -77,7 +79,7 @@ def free_path(folder: Path, name: str, mark: str = "") -> Path:
 
 
 def portable(name: str) -> str:
-    """A name in a subfolder as the workflows of every system hold it."""
+    """A name with its subfolder, in the way in which workflows hold it on every system."""
     return name.replace("\\", "/")
 
 
@@ -85,8 +87,8 @@ def save(calibration: Calibration, path: Path) -> None:
     """Write a calibration as a safetensors file.
 
     Raises:
-        FileExistsError: there is a file of this name: it is never overwritten.
-        OSError: it can't be written.
+        FileExistsError: the file exists; it is never overwritten.
+        OSError: the file can't be written.
     """
     width = max(len(step.outputs) for step in calibration.steps)
     rows = [
@@ -112,13 +114,13 @@ def load(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises:
-        ValueError: the file is no calibration, is damaged, is of a later version, or is not there.
+        ValueError: the file is missing, damaged, of a later version, or no calibration.
     """
     file_name = escaped(path.name)
     try:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError("it is too large to be one.")
-        # Not by its name: safetensors opens no file whose name is no UTF-8.
+        # Read the bytes ourselves: safetensors can't open a file whose name is no UTF-8.
         content = path.read_bytes()
         tensors, metadata = from_bytes(content), _metadata(content)
         if metadata.get("format") != FORMAT:
@@ -137,12 +139,13 @@ def load(path: Path) -> Calibration:
     except safetensors.SafetensorError:
         raise ValueError(
             f"{file_name} is no calibration that can be used: it is no safetensors file, or was "
-            "damaged in copying; copy it again, or choose another."
+            "damaged in copying; copy it again, or choose another calibration."
         ) from None
     except OSError as error:
         raise ValueError(
             f"{file_name} is no calibration that can be used: it can't be read "
-            f"({error.strerror or 'no reason is given'}); copy it again, or choose another."
+            f"({error.strerror or 'no reason is given'}); copy it again, or choose another "
+            "calibration."
         ) from None
     except UNREADABLE as error:
         why = escaped(" ".join(str(error).split()), 200)
@@ -150,7 +153,7 @@ def load(path: Path) -> Calibration:
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """That of a safetensors file, which has been read already and so is one."""
+    """The metadata of a safetensors file that has been read without an error."""
     length = int.from_bytes(content[:8], "little")
     found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     return found
@@ -162,16 +165,16 @@ def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
         size <= limit for size, limit in zip(tensor.shape, most, strict=True)
     )
     if not fits or tensor.dtype not in DTYPES or tensor.numel() == 0:
-        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is not what it should hold.")
+        raise ValueError(f"it holds a tensor of the wrong shape {tuple(tensor.shape)}.")
     return tensor.to(torch.float64).tolist()
 
 
 def _fitted(text: str) -> Fitted:
-    """What a file says of its origin: whoever made the file may have written anything there."""
+    """What a file says of its origin. It may hold anything, so all of it is checked."""
     try:
         return _read_fitted(json.loads(text))
     except (AttributeError, *UNREADABLE):
-        raise ValueError("what it says of its origin can't be read.") from None
+        raise ValueError("its description of the model it was fitted on can't be read.") from None
 
 
 def _read_fitted(given: Any) -> Fitted:

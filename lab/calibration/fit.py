@@ -1,8 +1,8 @@
-"""A student's weights, fitted step by step so that it meets the teacher's states.
+"""Fits a student's weights step by step, so that its states come close to the teacher's.
 
-Each fit is a regularised weighted least squares problem of a few unknowns with the exact weights as
-its prior. Weights of the images follow their errors, so that a few images that go another way don't
-decide for all: it minimises the geometric mean of the errors (iteratively reweighted least squares).
+Each fit is a regularised weighted least squares problem of a few unknowns, with the exact weights as
+its prior. Images with larger errors count less, so that a few outliers don't decide for all: the fit
+minimises the geometric mean of the errors (iteratively reweighted least squares).
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from .model import Model
 from .teacher import Array, Records, mean_products
 
 SLOPES = 4
-"""How many slopes a step uses at most."""
+"""The most slopes that a step uses."""
 
 RIDGE = 1e-4
-"""Pull of a weight towards the exact one, relative to what its slope weighs in the fit."""
+"""How strongly a weight is pulled to the exact one, relative to its slope's size in the fit."""
 
 PRIOR_ORDER = 3
-"""Of those exact weights."""
+"""The order of these exact weights."""
 
 ROUNDS, SOFTENING = 4, 0.05
-"""Of the reweighting: how often, and the part of the mean square error that no image falls below."""
+"""How often images are reweighted, and the fraction of the mean square error that each counts for at
+least."""
 
 
 def reweighted(products: Array, prior: Array, rounds: int = ROUNDS) -> tuple[Array, Array]:
-    """Fit the last of some vectors by the others, image by image of another weight.
+    """Fit the last of some vectors by the others, with a weight for each image.
 
     Args:
-        products: [S, m + 1, m + 1], mean products of the m vectors and of the target, the last one.
+        products: [S, m + 1, m + 1], mean products of the m vectors and, last, the target.
         prior: [m], what the weights are pulled to.
 
     Returns:
@@ -57,7 +58,7 @@ def reweighted(products: Array, prior: Array, rounds: int = ROUNDS) -> tuple[Arr
 
 
 def prior(schedule: NoiseSchedule, sigmas: Sequence[float], slopes: int) -> Array:
-    """The exact weights of a list's last step as [1 + number of slopes], with zeros at the end."""
+    """The exact weights of a list's last step, [1 + number of slopes], padded with zeros."""
     exact = exact_weights(schedule, sigmas, PRIOR_ORDER)
     used = min(len(sigmas) - 1, slopes)
     weights = np.zeros(1 + used)
@@ -76,7 +77,7 @@ class Student(NamedTuple):
 def fit(
     model: Model, records: Records, schedule: NoiseSchedule, indices: tuple[int, ...], slopes: int
 ) -> Student:
-    """Run a student on the model and fit each step's weights on the way."""
+    """Run a student on the model, and fit each step's weights as it goes."""
     nodes = (*indices, len(records.sigmas))
     sigmas = [*(records.sigmas[index] for index in indices), 0.0]
     x, kept = records.starts, list[torch.Tensor]()

@@ -1,4 +1,4 @@
-"""The model as a calibration calls it: in small batches, counted, with every call told of."""
+"""The model as a calibration calls it: in small batches, with every call counted and reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...samplers.integrate import Denoiser
 from ..metrics import Meter
 
 Tick = Callable[[int, str], None]
-"""Told how many images a model call had, and what it is for."""
+"""Called with the number of images of a model call, and what it was for."""
 
 
 class NotFiniteError(RuntimeError):
@@ -19,12 +19,12 @@ class NotFiniteError(RuntimeError):
 
 
 class Model:
-    """A model as the calibration calls it: in small batches, counted, with every call told of.
+    """Calls a model in small batches, and counts and reports every call.
 
-    All else happens in the main memory: no more than a batch is ever on the device.
+    No more than a batch is ever on the device; everything else stays in the main memory.
 
     Raises:
-        NotFiniteError: at the first call whose output is not finite, so that no more are wasted.
+        NotFiniteError: a call's output is not finite; no further calls are made.
     """
 
     def __init__(
@@ -44,6 +44,6 @@ class Model:
             if not outputs[-1].isfinite().all():
                 raise NotFiniteError(
                     f"The model returned NaN or infinity at sigma {float(level[0]):.4g}: nothing "
-                    "can be fitted to that. Look at the model's precision, and at its guidance."
+                    "can be fitted to that. Check the model's precision and its guidance."
                 )
         return torch.cat(outputs)

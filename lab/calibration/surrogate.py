@@ -1,4 +1,4 @@
-"""A search for the student's sigmas without the model: a surrogate of it tells the errors."""
+"""A search for the student's sigmas without model calls: a surrogate predicts the errors."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .fit import SLOPES, Student, prior, reweighted
 from .teacher import Array, Records
 
 STATES_BYTES = 2**26
-"""What a search keeps at most."""
+"""The most memory that a search uses for its states."""
 
 SPREADS = (0.5, 0.3, 1.0)
-"""What the searches suppose of a model off the teacher's path; see `Surrogate`."""
+"""The values of `spread` to search with; see `Surrogate`."""
 
 
 class _State(NamedTuple):
-    """A student on the way, as combinations of the vectors in `Surrogate`."""
+    """A student's state during a run, as combinations of the vectors in `Surrogate`."""
 
     x: Array
     slopes: tuple[Array, ...]
@@ -31,13 +31,13 @@ class _State(NamedTuple):
 
 
 class Surrogate:
-    """The model near the teacher's path, so that a student's error can be told without calling it.
+    """Predicts a student's error without calling the model.
 
-    At the teacher's states its outputs are known. Off them, the output is supposed to move with the
-    state as that of Gaussian data of a third of the images' variance, and besides by as much as
-    `spread` times the distance, in a direction that nobody knows. All of the student's states are
-    then combinations of the teacher's states and outputs (and of those unknown directions), of which
-    only products are needed, so that the cost doesn't depend on the images' size.
+    At the teacher's states the model's outputs are known. Away from them, the output is assumed to
+    change with the state as for Gaussian data of a third of the images' variance, and in addition by
+    `spread` times the distance in an unknown direction. All of the student's states are then linear
+    combinations of the teacher's states and outputs and of these unknown directions. Only the products
+    of these vectors are needed, so that the cost doesn't depend on the images' size.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Surrogate:
         self.priors: dict[tuple[int, ...], Array] = {}
 
     def gain(self, sigma: float) -> float:
-        """How far the output moves along with the state."""
+        """How much the output changes with the state."""
         alpha = self.schedule.alpha(sigma)
         return alpha * self.variance / (alpha**2 * self.variance + sigma**2)
 
@@ -76,23 +76,23 @@ class Surrogate:
         return self.records.sigmas[index] if index < self.points else 0.0
 
     def error(self, indices: tuple[int, ...]) -> float:
-        """What a student on these sigmas, one for each call, would end with."""
+        """The predicted error of a student on these sigmas, one for each call."""
         if len(self.states) > self.most_states:
             self.states.clear()
         return self._state((*indices, self.points)).error
 
-    def _state(self, path: tuple[int, ...]) -> _State:
-        """The student after the steps along a path of indices; lists share their beginnings."""
-        if path in self.states:
-            return self.states[path]
+    def _state(self, indices: tuple[int, ...]) -> _State:
+        """The student's state after steps along these indices; lists that begin alike share it."""
+        if indices in self.states:
+            return self.states[indices]
         # Vectors: the teacher's states, its outputs, and one unknown direction for each call.
         known, unit = 2 * self.points + 1, self.unit
-        if len(path) == 1:
+        if len(indices) == 1:
             none = np.zeros((len(self.products), self.calls))
-            state = _State(unit[path[0]], (), none, 0.0)
+            state = _State(unit[indices[0]], (), none, 0.0)
         else:
-            before = self._state(path[:-1])
-            call, index = len(path) - 2, path[-2]
+            before = self._state(indices[:-1])
+            call, index = len(indices) - 2, indices[-2]
             unknown, output = before.unknown, unit[self.points + 1 + index]
             if call:
                 away = before.x - unit[index]
@@ -101,14 +101,15 @@ class Surrogate:
                 output = output + self.gain(self.sigma(index)) * away + unit[known + call]
             slope = (before.x - output) / self.sigma(index)
             slopes = (slope, *before.slopes[: self.slopes - 1])
-            vectors = np.stack([before.x, *slopes, unit[path[-1]]])
-            weights, errors = reweighted(self._products(vectors, unknown), self.prior(path))
+            vectors = np.stack([before.x, *slopes, unit[indices[-1]]])
+            weights, errors = reweighted(self._products(vectors, unknown), self.prior(indices))
             state = _State(weights @ vectors[:-1], slopes, unknown, geometric_mean(np.sqrt(errors)))
-        self.states[path] = state
+        self.states[indices] = state
         return state
 
     def _products(self, vectors: Array, unknown: Array) -> Array:
-        """[S, m, m] of m vectors; unknown: [S, calls], mean squares of the unknown directions."""
+        """[S, m, m], mean products of m vectors. `unknown` has the mean squares of the unknown
+        directions, [S, calls]."""
         known = 2 * self.points + 1
         used = np.flatnonzero(vectors[:, :known].any(0))
         of_known = vectors[:, used] @ self.products[:, used[:, None], used] @ vectors[:, used].T
@@ -119,10 +120,10 @@ class Surrogate:
 def search(
     surrogate: Surrogate, start: Sequence[int], tick: Callable[[], object] = lambda: None
 ) -> tuple[int, ...]:
-    """Coordinate descent on the surrogate's error: one sigma at a time, or with all after it.
+    """Minimise the surrogate's error by coordinate descent: move one sigma, or one and all after it.
 
     Args:
-        tick: called before each sigma is moved, some hundreds of times in a second.
+        tick: called before each sigma is moved, some hundreds of times a second.
     """
     best = tuple(start)
     stride = max(2, surrogate.points // 12)
@@ -143,7 +144,7 @@ def search(
 
 
 def moves(student: Student, points: int) -> list[tuple[int, ...]]:
-    """Lists that differ from a student's in one sigma, or in one and all after it, in random order."""
+    """Lists that differ from a student's in one sigma, or in one and all after it; in random order."""
     indices = student.indices
     found = [
         (*indices[:i], *(k + shift for k in indices[i:until]), *indices[until:])
@@ -160,7 +161,7 @@ def _falls(indices: Sequence[int], points: int) -> bool:
 
 
 def nearest(sigmas: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
-    """Indices of the falling sigmas that are nearest by ratio to those wanted, each another one."""
+    """Indices of the falling sigmas that are nearest by ratio to the wanted ones, all different."""
     levels, points, chosen = np.log(sigmas), len(sigmas), list[int]()
     for i, sigma in enumerate(wanted):
         index = int(np.abs(levels - math.log(sigma)).argmin())

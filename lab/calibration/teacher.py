@@ -14,11 +14,11 @@ from ...samplers import NoiseSchedule, RectifiedFlow, sample_multistep
 from .model import Model
 
 POINTS = 64
-"""Sigmas on the teacher's list, among which the student's are chosen."""
+"""How many sigmas the teacher's list has; the student's are chosen among them."""
 
 MOST_NUMBERS, MOST_NUMBERS_OF_ALL = 16384, 2**20
-"""Numbers of each image, and of all seeds, that enter a fit: a random choice if there are more. The
-teacher's states then take 260 MiB at most."""
+"""The most numbers of each image, and of all seeds, that enter a fit: a random choice if there are
+more. The teacher's states then take at most 260 MiB."""
 
 TEACHER = partial(sample_multistep, order=3, solver_type="exact", corrector="unic", disable=True)
 
@@ -28,10 +28,10 @@ Array = np.ndarray
 def teacher_sigmas(
     schedule: NoiseSchedule, sigma_max: float, sigma_min: float, points: int = POINTS
 ) -> tuple[float, ...]:
-    """The teacher's sigmas: even in lambda_; on flows half of them even in sigma.
+    """The teacher's sigmas: evenly spaced in lambda_; on flows half of them evenly in sigma.
 
     Args:
-        sigma_max: where sampling starts; it comes first, exactly.
+        sigma_max: the first one, where sampling starts; it comes back exactly.
         sigma_min: the last one.
     """
     if not isinstance(schedule, RectifiedFlow):
@@ -48,15 +48,15 @@ def teacher_sigmas(
 
 @dataclass(frozen=True)
 class Records:
-    """What the teacher did.
+    """The teacher's run.
 
     Attributes:
-        sigmas: M, its list without the final 0.
+        sigmas: M sigmas, its list without the final 0.
         starts: [S, ...], the noises it started from.
-        states: [M + 1, S, d] at each sigma and at the end, d numbers of each image.
-        products: [S, 2M + 1, 2M + 1], mean products of those states and of the M denoised outputs,
-            of each image.
-        numbers: [d], which numbers of an image were kept.
+        states: [M + 1, S, d], at each sigma and at the end; d numbers are kept of each image.
+        products: [S, 2M + 1, 2M + 1], each image's mean products of those states and of the M
+            denoised outputs.
+        numbers: [d], which numbers of an image are kept.
     """
 
     sigmas: tuple[float, ...]
@@ -67,11 +67,11 @@ class Records:
 
     @property
     def variance(self) -> float:
-        """Of the numbers of the finished images."""
+        """The variance of the numbers of the finished images."""
         return self.states[-1].double().var().item()
 
     def of(self, x: torch.Tensor) -> torch.Tensor:
-        """The numbers that are kept, of a batch: [S, d]."""
+        """The kept numbers of a batch: [S, d]."""
         return _numbers(x, self.numbers)
 
 
@@ -82,7 +82,7 @@ def _numbers(x: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 def teach(
     model: Model, starts: torch.Tensor, sigmas: Sequence[float], schedule: NoiseSchedule
 ) -> Records:
-    """Solve the ODE finely from each start."""
+    """Solve the ODE in many steps from each start."""
     points = len(sigmas)
     generator = torch.Generator("cpu").manual_seed(0)
     order = torch.randperm(starts[0].numel(), generator=generator, device="cpu")
@@ -109,6 +109,6 @@ def teach(
 
 
 def mean_products(rows: torch.Tensor) -> Array:
-    """[m, m]: mean products of m vectors, of one image, [m, d]."""
+    """[m, m]: mean products of one image's m vectors, [m, d]."""
     rows = rows.double()
     return (rows @ rows.T / rows.shape[1]).numpy()

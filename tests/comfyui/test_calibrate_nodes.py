@@ -287,7 +287,7 @@ def test_an_interrupt_keeps_the_best_so_far(host: Server, when: str, images: int
         "report": node("PreviewAny", source=["load", 2]),
     }
     assert "Not measured, as its calibration was stopped" in host.run(report)["report"]["text"][0]
-    assert "was stopped: the best so far is not yet measured. Saved as" in host.log()
+    assert "was stopped: the best calibration so far was not measured. Saved as" in host.log()
 
 
 def test_what_brings_nothing_is_not_kept(host: Server) -> None:
@@ -297,7 +297,7 @@ def test_what_brings_nothing_is_not_kept(host: Server) -> None:
     broken = [node("DPMSolverTest_NaN", call=first, until=first + 1)]
     graph = calibrate_graph(broken, **QUICK, model_calls=TEACHER + FITS + 18)
     text = host.run(graph)["report"]["text"][0]
-    assert re.match(r"Calibration brought nothing here: DPM\+\+ .* is closer, ", text)
+    assert re.match(r"Calibration found nothing better here: DPM\+\+ .* is closer ", text)
     assert "no file was written" in text and "inf  calibrated" in text
     assert saved(host) == before
     together = custom(menu("euler"), spaced(1)) | graph
@@ -367,7 +367,7 @@ def test_other_sigmas_are_refused(host: Server, diffusion: Made) -> None:
     loader = node("DPMSolver_Calibrated", calibration=diffusion.name, model=MODEL, denoise=1.0)
     for sigmas in (scheduled("karras", CALLS), spaced(20), listed("5, 1, 0")):
         message, calls = complaint(host, custom(loader, sigmas))
-        assert message.startswith("sigmas are not those that this calibration was made for")
+        assert message.startswith("sigmas are not those of this calibration")
         assert calls == 0
 
 

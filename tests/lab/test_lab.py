@@ -413,7 +413,7 @@ def test_a_comparison_is_bounded() -> None:
     assert calls == 0
     fits = compare.MOST_RUNS // 4
     assert len(compare.prepare([one] * fits, [1, 2, 3, 4])) == compare.MOST_RUNS
-    with pytest.raises(ValueError, match="memory is kept for 120"):
+    with pytest.raises(ValueError, match="the most at this size is 120"):
         compare.prepare([one] * (fits + 1), [1, 2, 3, 4])
     own = Candidate("own", counted, spaced, [5.0, 1.0, 0.0])
     assert len(compare.prepare([own] * 50, range(1, 41))) == 50  # one run each
