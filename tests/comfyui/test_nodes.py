@@ -213,15 +213,19 @@ def test_multistep_options(host: Server, algorithm: str, order: int, solver_type
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_singlestep_options(host: Server, algorithm: str, order: int, solver_type: str) -> None:
-    """On 9 steps above zero "fast" ends in 2 and 1 at order 3."""
+    """On 9 or 27 steps above zero "fast" ends in 2 and 1 at order 3.
+
+    Of the noise form only short steps make groups.
+    """
+    steps = 10 if algorithm == "dpmsolver++" else 28
     base = {"algorithm": algorithm, "order": order, "solver_type": solver_type}
     fast, fixed = (
-        sample(host, custom(singlestep(**base, grouping=how), spaced(10)))
+        sample(host, custom(singlestep(**base, grouping=how), spaced(steps)))
         for how in ("fast", "fixed")
     )
-    assert (fast.calls, fixed.calls) == (10, 10)
+    assert fast.calls == fixed.calls == steps
     different = distance(fast, fixed)
-    assert different > 1e-4 if order == 3 else different == 0.0
+    assert different > 1e-5 if order == 3 else different == 0.0
 
 
 @pytest.mark.parametrize("controller", ["authors", "pid"])
