@@ -68,9 +68,7 @@ def _replace(node: dict[str, Any]) -> None:
     ]
     node["outputs"] = node["outputs"][:1]
     if kind == "DPMSolverDemo_Decode":
-        node["flags"] = {
-            "collapsed": True
-        }  # it is taller than the VAE's node, and would cover another
+        node["flags"] = {"collapsed": True}  # it is taller than the VAE's, and would cover another
     node["widgets_values"] = list(widgets.values())
 
 

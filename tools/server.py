@@ -235,7 +235,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a process group of its own: Ctrl-C reaches only us, and we stop it
+            start_new_session=True,  # a group of its own: Ctrl-C reaches only us, and we stop it
         )
         stack.callback(stop, process)
         server = Server(f"http://127.0.0.1:{port}", work, process, version)

@@ -1,6 +1,6 @@
 """The nodes' texts for translation: collects the English ones, and checks other languages.
 
-    python -m dpm_solver_nodes.tools.translations                 # write locales/en, list what is missing
+    python -m dpm_solver_nodes.tools.translations               # write locales/en, list missing texts
     python -m dpm_solver_nodes.tools.translations --confirm zh    # zh is up to date
 
 The first starts a real ComfyUI and copies our nodes' texts from its `/object_info`. A language is a

@@ -237,7 +237,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"candidates": "euler kar\udcffras"}, r'candidates is "kar\\udcffras"'),
     ({"candidates": "\ud800"}, r'candidates is "\\ud800"'),
     ({"calls": "5, \ud800"}, r'calls holds "\\ud800"'),
-    ({"calls": ", ".join(map(str, range(1, 300)))}, "are 299 runs, and the most at this size is 120"),
+    (
+        {"calls": ", ".join(map(str, range(1, 300)))},
+        "are 299 runs, and the most at this size is 120",
+    ),
     ({"candidates": "euler"}, 'line 1 of candidates is "euler": write a sampler and a scheduler'),
     ({"candidates": "\nulear karras"}, 'sampler in line 2 of candidates is "ulear".*"euler"'),
     ({"candidates": "euler karas"}, 'scheduler in line 1 of candidates is "karas".*"karras"'),

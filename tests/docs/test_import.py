@@ -87,8 +87,8 @@ def contents() -> dict[str, str]:
     """Digest of every file of the pack, tools' folders and caches aside."""
     files = [
         path
-        for room in (".", "samplers", "lab", "hosts")
-        for path in ((ROOT / room).iterdir() if room == "." else (ROOT / room).rglob("*"))
+        for folder in (".", "samplers", "lab", "hosts")
+        for path in ((ROOT / folder).iterdir() if folder == "." else (ROOT / folder).rglob("*"))
         if path.is_file()
     ]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

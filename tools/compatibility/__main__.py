@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path(__file__).resolve().parent / "out"
 MARKS = ("<!-- compatibility -->", "<!-- /compatibility -->")
 CLOSE, CLOSE_ADAPTIVE = 1e-4, 1e-2
-"""The largest differences that count as rounding. Adaptive samplers choose steps by small errors, which
-enlarges it."""
+"""The largest differences that count as rounding. Adaptive samplers choose steps by small errors,
+which enlarges it."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def queue_all(server: Server, rounds: int = 2) -> list[str]:
 
 
 def run_lab(server: Server) -> list[str]:
-    """Run the lab's graphs one after the other, as the last loads the saved calibration; the faults."""
+    """Faults of the lab's graphs, run one after the other: the last one loads the calibration."""
     return [line for graph in lab().values() for line in _failed(server, server.queue(graph))]
 
 
