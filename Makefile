@@ -1,6 +1,6 @@
 # DPM-Solver nodes: set-up, demonstration and tests. `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-ui lab-pictures pictures locales lint test test-all test-webui compatibility validate bench-quality \
+.PHONY: help setup demo demo-ui lab-pictures pictures locales lint test test-fast test-all test-webui compatibility validate bench-quality \
 	bench-quick clean
 .DELETE_ON_ERROR:
 
@@ -35,7 +35,7 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@touch $@
 
 # Small networks on few cores: more threads only wait for each other.
-demo lab-pictures pictures test test-all test-webui compatibility bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
+demo lab-pictures pictures test test-fast test-all test-webui compatibility bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
 
 demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
 	@$(PY) -m dpm_solver_nodes.demo.run
@@ -57,11 +57,15 @@ lint: $(READY)  ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	MYPYPATH=$(VENV)/typing $(VENV)/bin/mypy -p dpm_solver_nodes
 
-test: lint  ## lint, unit tests, and host tests on ComfyUI 0.30.0
-	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
+test-fast: $(READY)  ## while you work: a minute, one sampler per path through the code, no ComfyUI
+	WEBUI_PATH= $(VENV)/bin/pytest -n $(JOBS) --few-samplers tests --each-value-once -m "not slow" \
+		tests/samplers tests/lab tests/docs tests/webui
 
-test-all: lint  ## the same on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every workflow
-	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all \
+test: lint  ## lint, unit tests, and tests on ComfyUI 0.30.0 (one sampler per path through the code)
+	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile --few-samplers tests/comfyui
+
+test-all: lint  ## all samplers, on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every workflow
+	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all BENCHMARK_PEERS=1 \
 		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
 test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> make test-webui

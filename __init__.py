@@ -47,7 +47,7 @@ def _menus() -> list[Any]:
 
 
 def _nodes() -> list[Any]:
-    from .nodes import NODES
+    from .nodes import sampling_nodes
 
     folder = Path(__file__).parent.name
     if not re.fullmatch(r"[A-Za-z0-9_-]+", folder):
@@ -55,15 +55,15 @@ def _nodes() -> list[Any]:
             f"DPM-Solver: ComfyUI's page finds no help for nodes in a folder named {folder!a}: "
             'rename it, with letters from A to Z, digits, "-" and "_" only.'
         )
-    return _with_schemas(NODES)
+    return _with_schemas(sampling_nodes())
 
 
 def _lab() -> list[Any]:
     from .hosts.comfyui.calibrations import register_folder
-    from .nodes_lab import NODES
+    from .nodes import lab_nodes
 
     register_folder()
-    return _with_schemas(NODES)
+    return _with_schemas(lab_nodes())
 
 
 def _with_schemas(nodes: list[Any]) -> list[Any]:

@@ -32,7 +32,7 @@ from .problems import CHECK, PROCESSES, TUNE, Problem
 from .problems.fields import Pullback
 from .problems.problems import Denoiser
 from .problems.processes import PURE_NOISE
-from .references import reference
+from .references import model_sampling, reference
 
 DATA = Path(__file__).parent.parent / "samplers" / "solvers" / "recommended.json"
 EARLIER = 2
@@ -201,12 +201,26 @@ def stretched(solver: Solver, calls: int) -> Solver:
     return Solver(torch.tensor(levels), torch.tensor(gains), solver.flow)
 
 
-def descend(cases: Sequence[Case], start: Solver, iterations: int) -> tuple[Solver, float]:
-    """BFGS on the logs of the steps and on the gains: Adam crawls along such a narrow valley."""
+def at_whole_times(solver: Solver) -> Solver:
+    """With the levels of a diffusion model moved to the nearest whole times, as hosts do."""
+    table = model_sampling(PROCESSES[KINDS["diffusion"][0]]).sigmas.double().log()
+    nearest = (solver.levels[:, None] - table).abs().argmin(1)
+    return Solver(table[nearest], solver.gains, solver.flow)
+
+
+def descend(
+    cases: Sequence[Case], start: Solver, iterations: int, move: bool = True
+) -> tuple[Solver, float]:
+    """BFGS on the logs of the steps and on the gains: Adam crawls along such a narrow valley.
+
+    Args:
+        move: False leaves the levels where they are.
+    """
     calls, first = start.calls, start.levels[:1]
 
     def solver(free: torch.Tensor) -> Solver:
         levels = torch.cat([first, first - free[: calls - 1].exp().cumsum(0)])
+        levels = levels if move else start.levels
         ones, twos = free[calls - 1 : 2 * (calls - 1)], free[2 * (calls - 1) :]
         gains = torch.stack(
             [torch.cat([ones.new_zeros(1), ones]), torch.cat([twos.new_zeros(2), twos])], 1
@@ -234,7 +248,8 @@ def descend(cases: Sequence[Case], start: Solver, iterations: int) -> tuple[Solv
         of_levels = torch.einsum("k,ki->i", shares, torch.stack(at_levels))
         of_c = torch.einsum("k,kij->ij", shares, torch.stack(at_c))
         extra = penalty(free)
-        torch.autograd.backward((made.levels, c, extra), (of_levels, of_c, None))
+        tensors, gradients = (c, extra, made.levels), (of_c, None, of_levels)
+        torch.autograd.backward(tensors[: 2 + move], gradients[: 2 + move])
         value = float(torch.logsumexp(scaled, 0)) / SHARPNESS + float(extra.detach())
         assert free.grad is not None
         return value, free.grad.numpy()

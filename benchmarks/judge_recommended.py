@@ -79,9 +79,10 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="on the problems of the fit instead")
     parser.add_argument("--processes", nargs="*", default=list(PROCESSES))
     parser.add_argument("--families", nargs="*", help="only these kinds of problems")
+    parser.add_argument("--calls", nargs="*", type=int, default=list(references.CALLS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    calls = references.CALLS
+    calls = options.calls
     groups: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     print(f"error / best peer's (/ usual's) at {', '.join(map(str, calls))} calls")
     for problem in TUNE if options.tune else JUDGE:

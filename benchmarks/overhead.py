@@ -20,10 +20,10 @@ adaptive runs and for samplers that draw their own noise.
 
 **Memory** is the peak of what was allocated since the start and is still alive, in latents. Here the
 model returns new tensors, as real ones do: outputs that a sampler keeps count, and for every sampler
-the newest one, too. "at calls" is the peak at the model calls: the model can't use this memory. On the CPU a dispatch mode sees the tensors each operation returns and
-asks which of them are still alive (the profiler's record of the allocator agrees to a hundredth of a
-latent); what an operation allocates only for its own duration is not seen. On a GPU the allocator
-counts.
+the newest one, too. "at calls" is the peak at the model calls: the model can't use this memory. On
+the CPU a dispatch mode sees the tensors that each operation returns, and which are still alive (the
+profiler's record of the allocator agrees to a hundredth of a latent); it doesn't see what an operation
+allocates only for its own duration. On a GPU the allocator counts.
 
 The model is of SD 1.5's kind whatever the latent. Its outputs differ a little from call to call, so
 that an adaptive run finds errors that keep its steps short; all times are per call.

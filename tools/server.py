@@ -374,7 +374,7 @@ class Server:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"prompt {prompt_id} did not end in {timeout:g} s")
             time.sleep(pause)
-            pause = min(2 * pause, 0.25)
+            pause = min(2 * pause, 0.05)
 
     def run(self, graph: Graph, timeout: float = 600.0) -> dict[str, Any]:
         """Run a graph; its outputs by node id.  PromptError with the host's words if it fails."""

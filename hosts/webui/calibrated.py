@@ -75,7 +75,7 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
         super().__init__(self._sample, sd_model)
 
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
-        """The calibration's sigmas, for any schedule in the panel; image to image takes the last ones.
+        """The calibration's sigmas, whatever the panel's schedule; in image to image the last ones.
 
         Raises:
             ValueError: the panel has another number of steps, or the file was made for another kind of

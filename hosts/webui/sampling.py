@@ -49,7 +49,7 @@ def function_of(entry: Entry) -> Sampler:
         s_noise: float = 1.0,
         noise_sampler: NoiseSampler | None = None,
     ) -> torch.Tensor:
-        # The host doesn't write a 1, and pasting such a text would leave the user's own value.
+        # The host does not write a 1, and pasting such a text would keep the value of the user.
         write(model, {"Eta": eta, "Sigma noise": s_noise})
         arguments = (model, x, sigmas, extra_args, callback, disable, noise_sampler)
         return run(entry, *arguments, eta=eta, s_noise=s_noise)
@@ -68,7 +68,7 @@ def run(
     noise_sampler: NoiseSampler | None = None,
     **noise: float,
 ) -> torch.Tensor:
-    """Run an entry on the host's denoiser, with the settings page's values."""
+    """Run an entry on the host's denoiser, with the settings page's values and the model's noise."""
     settings = chosen(entry.options)
     write(model, {setting.infotext: setting.value for setting in settings})
     values: dict[str, Any] = {setting.parameter: setting.value for setting in settings}

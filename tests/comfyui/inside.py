@@ -47,3 +47,10 @@ def sampling(model_type: Any, **settings: float) -> Any:
     import comfy.model_base
 
     return comfy.model_base.model_sampling(SimpleNamespace(sampling_settings=settings), model_type)
+
+
+def listed(host: Any, model_sampling: Any, *arguments: Any, **settings: Any) -> Any:
+    """The pack's list of sigmas for a model, as its nodes hand it on."""
+    import torch
+
+    return torch.FloatTensor(host.ComfyModel(model_sampling).sigmas(*arguments, **settings))

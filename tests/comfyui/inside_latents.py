@@ -5,23 +5,17 @@ several latents packed into one. The model works number by number, so that its r
 on the shape, and stands behind the host's own model classes, patcher and guider.
 """
 
-import asyncio
-import importlib.util
-import os
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-COMFYUI, PACK = sys.argv[1:]
-sys.argv = ["main.py", "--cpu"]
-sys.path.insert(0, COMFYUI)
-os.chdir(COMFYUI)
+import inside  # type: ignore[import-not-found]
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
+PACK = sys.argv[2]
+inside.boot()
 
 import comfy.cli_args  # noqa: E402
 import comfy.conds  # noqa: E402
@@ -45,18 +39,6 @@ AUDIO = (2, 8, 7)
 KINDS = {"eps": ModelType.EPS, "flow": ModelType.FLOW}
 ROUNDING = 2e-5
 """Of float32, over some steps of numbers up to 60."""
-
-
-def load_catalog() -> Any:
-    """Load the pack as the host does, by path and under a mangled name, and return its catalog."""
-    name = "/somewhere/custom_nodes/dpm-solver-nodes"
-    spec = importlib.util.spec_from_file_location(name, Path(PACK, "__init__.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    asyncio.run(module.comfy_entrypoint())
-    return sys.modules[f"{name}.samplers.catalog"].CATALOG
 
 
 # --- the model -----------------------------------------------------------------------------------
@@ -355,7 +337,7 @@ def check_compiled(case: Case) -> None:
 
 
 def main() -> None:
-    catalog = load_catalog()
+    catalog = inside.load_pack(PACK, "/somewhere/custom_nodes/dpm-solver-nodes")[1].CATALOG
     checks = [check_shapes, check_batch, check_masks]
     if hasattr(comfy.cli_args.args, "fp16_intermediates"):
         checks.append(check_half_precision_between_nodes)

@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -287,12 +288,9 @@ ORDERS = {name: entry.order for name, entry in ENTRIES.items()} | {THREE_S_FIXED
 def sampler(name: str, **settings: Any) -> Any:
     """A SAMPLER as the host makes it for its menu, or as the pack's nodes make one."""
     if name == THREE_S_FIXED:
-        function = CATALOG.SAMPLERS["singlestep"]
-        return HOST_PACK.sampler(function, {"order": 3, "grouping": "fixed"})
+        return HOST_PACK.sampler(CATALOG.Singlestep(order=3, grouping="fixed"))
     if settings:
-        entry = ENTRIES[name]
-        function = CATALOG.SAMPLERS[entry.sampler]
-        return HOST_PACK.sampler(function, {**entry.settings, **settings})
+        return HOST_PACK.sampler(replace(ENTRIES[name].options, **settings))
     return comfy.samplers.sampler_object(name)
 
 
@@ -322,7 +320,7 @@ def even_in_time(kind: Kind, calls: int) -> torch.Tensor:
 
 def above_zero(kind: Kind, calls: int) -> torch.Tensor:
     """Even in log-SNR from sigma_max, a flow's 1, to sigma_min."""
-    return HOST_PACK.sigmas(kind.model_sampling, "logSNR", calls, final_zero=False)
+    return inside.listed(HOST_PACK, kind.model_sampling, "logSNR", calls, final_zero=False)
 
 
 def order(
@@ -416,7 +414,7 @@ def noise_scales() -> dict[str, bool]:
     sigmas = scheduled(plain, LOG_SNR, 6)
     equal = {}
     for name, entry in ENTRIES.items():
-        if not entry.settings.get("eta") and entry.sampler != "adaptive":
+        if not (entry.stochastic or entry.adaptive):
             results = (
                 through_the_host(patcher(kind), sampler(name), sigmas, noise)
                 for kind, noise in ((with_scale, NOISE), (plain, 1.1 * NOISE))

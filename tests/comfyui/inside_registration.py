@@ -34,7 +34,14 @@ import comfy.samplers  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 
-OF_THE_LAB = (".hosts.comfyui.compare", ".hosts.comfyui.calibrate", ".nodes_lab")
+NODES = ".hosts.comfyui.nodes"
+OF_THE_NODES = [
+    f"{NODES}.{name}" for name in ("solvers", "adaptive", "stochastic", "sigmas", "recommended")
+]
+OF_THE_LAB = [
+    *(".hosts.comfyui.compare", ".hosts.comfyui.calibrate"),
+    *(f"{NODES}.{name}" for name in ("compare", "calibrate", "plot_sigmas")),
+]
 
 
 class Missing(importlib.abc.MetaPathFinder):
@@ -209,7 +216,8 @@ told = {
     "no PromptServer": with_server(ModuleType("server")),
     "no instance": with_server(SimpleNamespace(PromptServer=type("PromptServer", (), {}))),  # type: ignore[arg-type]
     "lab": {name: without(name) for name in [*modules_of("lab"), *OF_THE_LAB]},
-    "nodes": without(".nodes"),
+    "nodes": {name: without(name) for name in OF_THE_NODES},
+    "inputs": without(f"{NODES}.inputs"),
     "folders": {name: in_folder(name) for name in FOLDERS},
     "hints": hinted(SimpleNamespace(sigma_max=10.0, sigma_min=0.1)),
 }

@@ -17,7 +17,7 @@ import comfy.k_diffusion.sampling  # noqa: E402
 import comfy.samplers  # noqa: E402
 import torch  # noqa: E402
 from comfy.model_base import ModelType  # noqa: E402
-from inside import load_pack, sampling  # noqa: E402
+from inside import listed, load_pack, sampling  # noqa: E402
 
 KINDS = {
     "eps": sampling(ModelType.EPS),
@@ -38,10 +38,6 @@ KINDS = {
 
 
 SPACINGS = ("logSNR", "time_uniform", "time_quadratic")
-
-
-def listed(host: Any, model_sampling: Any, *arguments: Any, **settings: Any) -> torch.Tensor:
-    return torch.FloatTensor(host.ComfyModel(model_sampling).sigmas(*arguments, **settings))
 
 
 def check_list(host: Any, kind: str, spacing: str, steps: int, denoise: float, zero: bool) -> None:

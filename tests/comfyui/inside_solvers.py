@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch  # noqa: E402
 from comfy.model_base import ModelType  # noqa: E402
 
 HOST, CATALOG = inside.load_pack(PACK, "/custom_nodes/dpm-solver-nodes")
-MULTISTEP = CATALOG.SAMPLERS["multistep"]
+Multistep = CATALOG.Multistep
 KINDS = {
     "eps": inside.sampling(ModelType.EPS),
     "flow": inside.sampling(ModelType.FLOW, shift=3.0),
@@ -107,13 +107,13 @@ def rms(difference: torch.Tensor) -> float:
 
 CALLS = (20, 41, 161)  # "fast" groups of 3 keep their order where calls % 3 = 2
 DETERMINISTIC = {
-    entry.id: (CATALOG.SAMPLERS[entry.sampler], dict(entry.settings), entry.order)
+    entry.id: (entry.options, entry.order)
     for entry in CATALOG.CATALOG
-    if entry.sampler != "adaptive" and not entry.stochastic and not entry.cfg_pp
+    if not (entry.adaptive or entry.stochastic or entry.cfg_pp)
+} | {
+    f"{algorithm}, order 1": (Multistep(algorithm=algorithm, order=1), 1)
+    for algorithm in ("dpmsolver++", "dpmsolver")
 }
-for _algorithm in ("dpmsolver++", "dpmsolver"):
-    _settings: dict[str, Any] = {"algorithm": _algorithm, "order": 1}
-    DETERMINISTIC[f"{_algorithm}, order 1"] = (MULTISTEP, _settings, 1)
 
 
 def round_trips() -> dict[str, Any]:
@@ -122,11 +122,11 @@ def round_trips() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind, model_sampling in KINDS.items():
         found[kind] = {}
-        for name, (function, settings, order) in DETERMINISTIC.items():
+        for name, (options, order) in DETERMINISTIC.items():
             lost = []
             for calls in CALLS:
-                up = HOST.sigmas(model_sampling, "logSNR", calls, rising=True)
-                sampler = HOST.sampler(function, settings)
+                up = inside.listed(HOST, model_sampling, "logSNR", calls, rising=True)
+                sampler = HOST.sampler(options)
                 noise = run(model_sampling, sampler, up, image)
                 lost.append(rms(run(model_sampling, sampler, up.flip(0), noise) - image))
             found[kind][name] = {"order": order, "lost": lost}
@@ -142,11 +142,11 @@ def shared(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
     return torch.randn(SHAPE, generator=generator, dtype=torch.float64)
 
 
-TWINS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "dpmpp_2m_sde": (MULTISTEP, {"order": 2}),
-    "dpmpp_2m_sde_heun": (MULTISTEP, {"order": 2, "solver_type": "taylor"}),
-    "dpmpp_3m_sde": (MULTISTEP, {"order": 3, "solver_type": "taylor"}),
-    "euler_ancestral_cfg_pp": (MULTISTEP, {"order": 1, "cfg_pp": True}),
+TWINS = {
+    "dpmpp_2m_sde": Multistep(order=2),
+    "dpmpp_2m_sde_heun": Multistep(order=2, solver_type="taylor"),
+    "dpmpp_3m_sde": Multistep(order=3, solver_type="taylor"),
+    "euler_ancestral_cfg_pp": Multistep(order=1, cfg_pp=True),
 }
 
 
@@ -161,15 +161,13 @@ def twins() -> dict[str, float]:
                 continue
             model_sampling = inside.sampling(ModelType.FLOW, shift=3.0, noise_scale=scale)
         # Below a flow's 1, where the host's samplers start a little later.
-        sigmas = HOST.sigmas(model_sampling, "logSNR", 13).double()[kind == "flow" :]
-        for name, (function, settings) in TWINS.items():
+        sigmas = inside.listed(HOST, model_sampling, "logSNR", 13).double()[kind == "flow" :]
+        for name, options in TWINS.items():
             for s_noise in (1.0, 0.9):
-                options = {"eta": 1.0, "s_noise": s_noise, "noise_sampler": shared}
-                ours = HOST.sampler(
-                    function,
-                    {"algorithm": "dpmsolver++", "lower_order_final": "off", **settings, **options},
-                )
-                theirs = comfy.samplers.ksampler(name, options)
+                noise: dict[str, Any] = {"eta": 1.0, "s_noise": s_noise}
+                ours = HOST.sampler(replace(options, lower_order_final="off", **noise))
+                ours.extra_options["noise_sampler"] = shared
+                theirs = comfy.samplers.ksampler(name, {**noise, "noise_sampler": shared})
                 results = (
                     run(model_sampling, sampler, sigmas, start, cfg=1.5)
                     for sampler in (ours, theirs)
@@ -192,7 +190,7 @@ def statistics() -> dict[str, Any]:
     noise = torch.randn(SHAPE, generator=generator, dtype=torch.float64)
     found: dict[str, Any] = {"exact": of(drawn(PROMPTED))}
     for kind, model_sampling in KINDS.items():
-        sigmas = HOST.sigmas(model_sampling, "logSNR", 60)
+        sigmas = inside.listed(HOST, model_sampling, "logSNR", 60)
         for entry in CATALOG.CATALOG:
             if entry.stochastic and not entry.cfg_pp:
                 sampler = comfy.samplers.sampler_object(entry.id)

@@ -28,11 +28,11 @@ from dpm_solver_nodes.tools.server import Server
 STEPS = 14
 SIGMAS = scheduled("karras", STEPS)
 TWINS = [
-    (menu("dpm_solver++_2m"), "dpmpp_2m"),
+    (multistep(lower_order_final="off"), "dpmpp_2m"),
     (multistep(order=1), "euler"),
     (multistep(order=1, cfg_pp=True), "euler_cfg_pp"),
 ]
-"""Samplers of ours that are the host's own, from 10 steps above zero on."""
+"""Samplers of ours that are the host's own."""
 CHANGES = ["cfg override", "adaptive guidance", "another model", "moved sigmas"]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dpm_solver_nodes.tests.comfyui.conftest import VERSIONS
-from dpm_solver_nodes.tests.comfyui.solvers import measured
+from dpm_solver_nodes.tests.comfyui.measured_inside import measured
 from dpm_solver_nodes.tests.support.digits import (
     ODE_FIXED,
     STOCHASTIC,

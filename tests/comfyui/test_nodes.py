@@ -157,13 +157,23 @@ def test_the_short_nodes(host: Server, short: str, name: str, steps: int) -> Non
     assert distance(ours, sample(host, ksampler(name, steps=steps))) < 1e-6
 
 
-@pytest.mark.parametrize("scheduler", ["karras", "normal"])
-@pytest.mark.parametrize("steps", [11, 15, 20])
+@pytest.mark.parametrize("scheduler", ["karras", "normal", "exponential"])
+@pytest.mark.parametrize("steps", [4, 11, 20])
 def test_2m_is_the_hosts_dpmpp_2m(host: Server, steps: int, scheduler: str) -> None:
-    ours = sample(host, custom(node("DPMSolver_2M"), scheduled(scheduler, steps)))
+    """With published weights in every step."""
+    published = node("DPMSolver_2M", lower_order_final="off")
+    ours = sample(host, custom(published, scheduled(scheduler, steps)))
     theirs = sample(host, custom(menu("dpmpp_2m"), scheduled(scheduler, steps)))
     assert distance(ours, theirs) < 3e-6
     assert ours.calls == theirs.calls == steps
+
+
+@pytest.mark.parametrize("steps", [11, 20])
+def test_2m_lowers_nothing_on_even_steps(host: Server, steps: int) -> None:
+    """ "exponential" is even in log-SNR."""
+    ours = sample(host, custom(node("DPMSolver_2M"), scheduled("exponential", steps)))
+    theirs = sample(host, custom(menu("dpmpp_2m"), scheduled("exponential", steps)))
+    assert distance(ours, theirs) < 3e-6
 
 
 @pytest.mark.parametrize("steps", [4, 7, 10])
@@ -409,7 +419,7 @@ RELEASED = {
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_inputs_keep_their_places(host: Server, name: str) -> None:
-    """Workflow files hold their values by place alone: new inputs come after the released ones."""
+    """Workflow files hold values only by their place: new inputs come after the released ones."""
     order = host.object_info(name)[name]["input_order"]
     inputs = [*order.get("required", ()), *order.get("optional", ())]
     assert inputs[: len(RELEASED[name])] == RELEASED[name]

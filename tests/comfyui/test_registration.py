@@ -79,11 +79,22 @@ def test_without_a_part_of_the_lab_the_rest_is_there(version: str) -> None:
 
 @versions
 def test_without_the_nodes_the_menus_and_the_lab_are_there(version: str) -> None:
-    case = told(version)["nodes"]
+    cases = told(version)["nodes"]
+    assert len(cases) == 5
+    for name, case in cases.items():
+        assert case["menus"], name
+        assert case["nodes"] == LAB, name
+        (line,) = errors(case)
+        assert line.startswith("DPM-Solver runs without its nodes: ImportError")
+
+
+@versions
+def test_without_any_node_the_menus_are_there(version: str) -> None:
+    case = told(version)["inputs"]
     assert case["menus"]
-    assert case["nodes"] == LAB
-    (line,) = errors(case)
-    assert line.startswith("DPM-Solver runs without its nodes: ImportError")
+    assert case["nodes"] == []
+    parts = [line.partition(": ")[0] for line in errors(case)]
+    assert parts == ["DPM-Solver runs without its nodes", "DPM-Solver runs without its lab"]
 
 
 @versions

@@ -40,7 +40,7 @@ FOLDERS = {
     "workflows": {".json", ".jpg", ".png", ".webp"},
 }
 OF_THE_ROOT = {
-    *("__init__.py", "nodes.py", "nodes_lab.py", "install.py", "requirements.txt"),
+    *("__init__.py", "nodes.py", "install.py", "requirements.txt"),
     *("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"),
 }
 
@@ -112,6 +112,26 @@ def test_new_versions_are_published_from_the_publishers_repository_alone() -> No
     assert re.findall(r"secrets\.(\w+)", text) == ["REGISTRY_ACCESS_TOKEN"]
     *_, publish = job["steps"]
     assert publish["uses"].startswith("Comfy-Org/publish-node-action@")
+
+
+def test_each_push_and_pull_request_is_tested() -> None:
+    text = (ROOT / ".github/workflows/test.yml").read_text()
+    workflow = yaml.safe_load(text)
+    assert workflow[True] == {"push": None, "pull_request": None}  # every branch, forks too
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets." not in text
+    (job,) = workflow["jobs"].values()
+    assert "if" not in job
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {command.split()[1] for command in commands} == {"setup", "test"} <= targets
+    assert all(command.startswith("make ") for command in commands)
+    (python,) = (step for step in job["steps"] if "setup-python" in step.get("uses", ""))
+    assert python["with"]["python-version"] == "3.12"  # the newest that is measured; see the README
+    cached = next(step for step in job["steps"] if "cache" in step.get("uses", ""))["with"]
+    assert "~/.cache/dpm-solver-nodes" in cached["path"].split()
+    for pattern in re.search(r"hashFiles\((.*)\)", cached["key"])[1].split(", "):  # type: ignore[index]
+        assert list(ROOT.glob(pattern.strip("'"))), pattern
 
 
 # the archive

@@ -730,6 +730,7 @@ def test_conditions_that_do_not_fit(condition: Any, nothing: Any, message: str) 
 # a real network
 
 
+@pytest.mark.slow
 def test_a_real_unet_end_to_end() -> None:
     from diffusers import UNet2DModel  # takes many seconds, which the other tests need not wait for
 

@@ -96,6 +96,7 @@ def farther(values: Mapping[str, float], bound: float) -> dict[str, float]:
     return {name: ratio for name, ratio in values.items() if not ratio <= bound}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id_", FIXED)
 @pytest.mark.parametrize("key", MODELS, ids=" ".join)
 def test_no_solver_is_farther_than_euler_on_any_list_of_the_host(

@@ -7,6 +7,7 @@ the numbers that it holds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from dpm_solver_nodes.samplers import sample_adaptive
-from dpm_solver_nodes.samplers.catalog import CATALOG
+from dpm_solver_nodes.samplers.catalog import CATALOG, Entry
+from dpm_solver_nodes.samplers.sample import sample
 from dpm_solver_nodes.tests.support.mixture import Mixture, Sampler, difference, start
 
 # Sampling with CFG++ takes a host's guider, as the tests in `host` do.
@@ -119,18 +121,18 @@ def test_a_state_counts_as_the_numbers_it_holds(dtype: torch.dtype, sampler: Sam
 
 
 @pytest.mark.parametrize("dtype", QUARTERS, ids=named)
-@pytest.mark.parametrize("thresholding", [(0.9, 0.5)])
-@fixed_grids
-def test_thresholding_of_a_float8_output(
-    thresholding: tuple[float, float], dtype: torch.dtype, sampler: Sampler
-) -> None:
+@pytest.mark.parametrize(
+    "entry", [entry for entry in ENTRIES if not entry.adaptive], ids=lambda entry: entry.id
+)
+def test_thresholding_of_a_float8_output(entry: Entry, dtype: torch.dtype) -> None:
     low = Denoiser(dtype)
-    expected = sampler(
-        lambda x, sigma, **_: low(x, sigma).float(), state(), SIGMAS, thresholding=thresholding
-    )
-    result = sampler(low, state(), SIGMAS, thresholding=thresholding)
+    options = replace(entry.options, thresholding=(0.9, 0.5))
+    run = partial(sample, options, extra_args={"seed": 1}, disable=True)
+    expected = run(lambda x, sigma, **_: low(x, sigma).float(), state(), SIGMAS)
+    result = run(low, state(), SIGMAS)
     assert result.dtype == torch.float32
     assert difference(result, expected) < 2e-5
+    assert difference(result, SAMPLERS[entry.id](low, state(), SIGMAS)) > 0.1
 
 
 class Script:

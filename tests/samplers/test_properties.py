@@ -27,6 +27,8 @@ from dpm_solver_nodes.samplers import (
 from dpm_solver_nodes.samplers.grid import NEARLY_EQUAL
 from dpm_solver_nodes.tests.support.mixture import Sampler, difference
 
+pytestmark = pytest.mark.slow
+
 VE, FLOW = VarianceExploding(), RectifiedFlow()
 PER_TEST = 100
 # the same examples on every machine, however slow it is

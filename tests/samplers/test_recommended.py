@@ -9,6 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dpm_solver_nodes.benchmarks.problems import PROCESSES, Problem
+from dpm_solver_nodes.benchmarks.problems.problems import digits, error, fields
 from dpm_solver_nodes.samplers import (
     NoiseSchedule,
     RectifiedFlow,
@@ -178,3 +180,28 @@ def test_lists_that_lead_nowhere_are_refused(sigmas: list[float]) -> None:
 
 def test_one_sigma_gives_the_start_back() -> None:
     assert torch.equal(sample_recommended(Mixture(), start(), [14.6], disable=True), start())
+
+
+@pytest.mark.parametrize("name", ["sd", "edm", "zero-snr", "flow3", "flow12"])
+@pytest.mark.parametrize("problem", [fields((24, 24), 2.3, 6.0, 3), digits(0.3, 5.0, 3)], ids=str)
+def test_more_calls_come_closer(problem: Problem, name: str) -> None:
+    """On exact models that are in no fit, up to 60 calls, as far as the error can be seen."""
+    process = PROCESSES[name]
+    schedule = FLOW if process.flow else VE
+    top = process.alpha(process.sigma_max)
+    start = process.start(problem.noise())
+    solution = problem.solve(start, process.s_max, process.s_min, 300)
+
+    def model(x: torch.Tensor, sigma: torch.Tensor, **_: object) -> torch.Tensor:
+        alpha = process.alpha(float(sigma[0]))
+        return problem.model(x / alpha, float(sigma[0]) / alpha)
+
+    def distance(calls: int) -> float:
+        sigmas = recommended_sigmas(schedule, process.sigma_max, process.sigma_min, calls)
+        images = sample_recommended(model, start * top, sigmas, disable=True, schedule=schedule)
+        return float(error(images, solution).exp())
+
+    distances = [distance(calls) for calls in (3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60)]
+    for sooner, later in itertools.pairwise(distances):
+        assert later < 1.1 * sooner or later < 2e-3, distances
+    assert distances[-1] < 0.02 * distances[0], distances

@@ -91,7 +91,7 @@ NEO = Program(
         *("--cpu", "--fp32-unet", "--fp32-vae", "--fp32-text-enc", "--disable-xformers"),
         *("--disable-sage", "--disable-flash"),
     ),
-    upscaler="Lanczos",
+    upscaler="None",  # resizes; each other one is a file
     kinds={**DIFFUSION, "sd3": "RectifiedFlow", "flux": "RectifiedFlow"},
     becomes=("v_prediction", "sd3", "flux"),
     options={"VERSION_UID": "PY313", "show_refiner": True, "refiner_use_steps": True},

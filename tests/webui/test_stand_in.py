@@ -666,7 +666,7 @@ def test_what_does_not_fit_a_calibration_is_said_in_a_sentence(host: Host) -> No
     host.use(model)
     save(host, calibration(model, fitted=Fitted(model="SDXL")))
     with pytest.raises(
-        ValueError, match="of the type 'SDXL', and the loaded one is of the type Base"
+        ValueError, match="of the type SDXL, and the loaded one is of the type Base"
     ):
         host.run(CALIBRATED, steps=6)
     model.model_wrap.sigmas = model.model_wrap.sigmas * 2
