@@ -177,12 +177,12 @@ def test_all_that_the_pack_imports_is_in_the_archive() -> None:
     reached, new = (
         set(),
         {"__init__.py", "hosts/webui/menus.py"},
-    )  # the doors; the second by its name
+    )  # the entry points; the second by its name
     while new:
         reached |= new
         new = {found for name in new for found in imports(name)} - reached
-    doors = {"install.py", "scripts/dpm_solver_samplers.py"}
-    assert modules - doors - reached == set(), "nothing imports these"
+    entry_points = {"install.py", "scripts/dpm_solver_samplers.py"}
+    assert modules - entry_points - reached == set(), "nothing imports these"
 
 
 # the wheel
