@@ -13,14 +13,14 @@ JOBS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# An uv on the PATH, or the one that is installed into the virtual environment.
+# The uv on the PATH, or the one in the virtual environment.
 UV = "$$(command -v uv || echo $(VENV)/bin/uv)"
 INSTALL = $(UV) pip install --python $(PY)
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(READY)  ## make .venv: torch, a real ComfyUI's requirements, the pack (a first time with PYTHON=python3.12 chooses)
+setup: $(READY)  ## make .venv: torch, a real ComfyUI's requirements, the pack (PYTHON=python3.12 at the first time chooses the Python)
 
 $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 	@echo "Setting up $(VENV) (the first time downloads torch, some minutes)"
@@ -40,16 +40,16 @@ demo lab-pictures pictures test test-fast test-all test-webui compatibility benc
 demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
 	@$(PY) -m dpm_solver_nodes.demo.run
 
-demo-ui: $(READY)  ## leave ComfyUI running with the pack, the demo model and its workflows
+demo-ui: $(READY)  ## keep ComfyUI running with the pack, the demo model and its workflows
 	@$(PY) -m dpm_solver_nodes.demo.run --ui
 
 lab-pictures: $(READY)  ## compare samplers in a real ComfyUI and save the README's plot and grid
 	@$(PY) -m dpm_solver_nodes.tools.lab_pictures
 
-pictures: $(READY)  ## the pictures of templates, help pages and README, from ComfyUI's own page (wants Chromium)
+pictures: $(READY)  ## make the pictures of templates, help pages and README, from ComfyUI's own page (needs Chromium)
 	@$(PY) -m dpm_solver_nodes.tools.pictures
 
-locales: $(READY)  ## write locales/en from the nodes, and say what the other languages lack
+locales: $(READY)  ## write locales/en from the nodes, and list what the other languages lack
 	@$(PY) -m dpm_solver_nodes.tools.translations
 
 lint: $(READY)  ## ruff and mypy
@@ -73,16 +73,16 @@ test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> 
 		"WEBUI_PATH=<its folder> make test-webui"; exit 1; }
 	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/webui
 
-compatibility: $(READY)  ## the README's table: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)
+compatibility: $(READY)  ## measure the README's table: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)
 	@$(PY) -m dpm_solver_nodes.tools.compatibility
 
-validate: $(READY)  ## what the Comfy Registry checks before it publishes (fetches comfy-cli)
+validate: $(READY)  ## run the Comfy Registry's check before publishing (fetches comfy-cli)
 	@$(UV) tool run --from comfy-cli comfy --skip-prompt --no-enable-telemetry node validate
 
-bench-quality: $(READY)  ## errors by model calls, ours and everybody's, into benchmarks/out (half an hour on two cores)
+bench-quality: $(READY)  ## errors by model calls, ours and others', into benchmarks/out (half an hour on two cores)
 	@$(PY) -m dpm_solver_nodes.benchmarks.quality
 
-bench-quick: $(READY)  ## a telling part of it (3 min)
+bench-quick: $(READY)  ## the same for a few samplers (3 min)
 	@$(PY) -m dpm_solver_nodes.benchmarks.quality --quick --out benchmarks/out/quick
 
 clean:  ## remove .venv and what tools left (downloads stay in the cache folder)

@@ -3,8 +3,9 @@
     python -m dpm_solver_nodes.benchmarks.defaults
 
 Prints, for numbers of model calls, the geometric mean over 32 images of the distance to the converged
-solution: which variable to step in on flow models, where uniform log-SNR starts on them, what lowering
-the order of a much longer step brings, and how the solvers do on each spacing of diffusion models.
+solution: which variable to step in on flow models, where uniform log-SNR starts on them, whether
+lowering the order of a much longer step helps, and how accurate solvers are on each spacing of
+diffusion models.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SOLVERS: dict[str, Sampler] = {
 
 
 def flow_list(calls: int, start: Callable[[int], float] | None = None) -> list[float]:
-    """Even in time, or after a step from 1 even in log-SNR from start(calls)."""
+    """Sigmas even in time, or with start: a step from 1 to start(calls), then even in log-SNR."""
     if start is None:
         return [*in_time(digits.flow_sigma, 1.0, 0.001, calls - 1), 0.0]
     return [*log_snr(FLOW, 1.0, digits.flow_sigma(0.001), calls - 1, start(calls)), 0.0]

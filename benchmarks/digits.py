@@ -1,8 +1,8 @@
 """An exact denoiser in closed form: handwritten digits smoothed with a Gaussian.
 
 The data are scikit-learn's 1797 digits (8x8), standardised; the distribution is a Gaussian of
-standard deviation 0.25 around each. Its denoiser is the posterior mean, with classes and guidance, so
-that a solver's error is the solver's alone.
+standard deviation 0.25 around each. Its denoiser is the posterior mean, with classes and guidance. So
+all of the error comes from the solver.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ExactDenoiser:
         points = (points - points.mean()) / points.std()
         self.flow = flow
         self.guidance = guidance
-        # Sorted by class, so that a class is a slice and shares what is computed for all.
+        # Sorted by class, so that a class is a slice of what is computed for all.
         self.points = points[labels.argsort(stable=True)]
         self.transposed = self.points.T.contiguous()
         self.half_squares = 0.5 * (self.points**2).sum(1)
@@ -47,7 +47,7 @@ class ExactDenoiser:
     def predictions(
         self, x: torch.Tensor, sigma: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """With guidance, and without."""
+        """The denoised output with guidance, and without."""
         level = float(sigma.flatten()[0])
         alpha = 1.0 - level if self.flow else 1.0
         variance = level**2 + (alpha * SMOOTHING) ** 2
@@ -56,7 +56,7 @@ class ExactDenoiser:
         )
         centre = torch.softmax(closeness, -1) @ self.points
         pull = alpha * SMOOTHING**2 / variance
-        # centre + pull * (x - alpha * centre), of which only the centre depends on the class
+        # centre + pull * (x - alpha * centre); only the centre depends on the class
         free = centre.mul(1.0 - alpha * pull).add_(x, alpha=pull)
         if not self.guidance:
             return free, free

@@ -9,8 +9,9 @@ first, and all gains. The aim is the near-worst model of `problems.TUNE`: the lo
 times each model's log error relative to the best peer's on it, and penalties that keep the lengths
 of the steps and the gains smooth along the run, so that models that are not in the list profit as
 well. Its gradient is found by back-propagation through the whole run, and BFGS takes it from there.
-Each number of calls starts from its neighbour's solver. Results go to the file of the sampler's data,
-where rows that are not asked for stay. All seeds are in `problems.py`.
+Each number of calls starts from its neighbour's solver. Hosts move a diffusion model's sigmas to
+whole times, so its rows end there and their gains are fitted again. Results go to the file of the
+sampler's data, where rows that are not asked for stay. All seeds are in `problems.py`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ differences of the logs of the steps."""
 
 FREE_BELOW = 20
 """With fewer calls the penalties count less: there is less to be smooth."""
+
+EXACT_FROM = 20
+"""From so many calls the search ends early in float32."""
 
 TOLERANCE = 1e-3
 """Of the aim: less is no gain."""
@@ -151,7 +155,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Case:
-    """A problem with its process, in float32: start, converged images and the best peers' errors."""
+    """A problem with its process: start, converged images and the best peers' errors."""
 
     model: Denoiser
     start: torch.Tensor
@@ -161,10 +165,11 @@ class Case:
     @classmethod
     def of(cls, problem: Problem, processes: Sequence[str], calls: Sequence[int]) -> Case:
         kind = PROCESSES[processes[0]]
+        dtype = torch.float64 if max(calls) >= EXACT_FROM else torch.float32
         return cls(
-            problem.make(torch.float32),
-            kind.start(problem.noise()).float(),
-            problem.solution(kind).float(),
+            problem.make(dtype),
+            kind.start(problem.noise()).to(dtype),
+            problem.solution(kind).to(dtype),
             {n: reference(problem, processes, n) for n in calls},
         )
 
@@ -336,6 +341,8 @@ def main() -> None:
             (descend(cases, start, options.iterations) for start in starts),
             key=lambda pair: pair[1],
         )
+        if options.kind == "diffusion":
+            found, _ = descend(cases, at_whole_times(found), options.iterations, move=False)
         rows = read(options.kind)
         rows[calls] = found
         write(options.kind, rows)

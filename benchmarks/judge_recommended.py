@@ -13,6 +13,7 @@ import argparse
 import math
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ from .problems.problems import error
 
 
 def schedule_of(process: Process) -> Any:
-    return RectifiedFlow() if process.flow else VarianceExploding()
+    schedule = RectifiedFlow() if process.flow else VarianceExploding()
+    return replace(schedule, sigma_min=process.sigma_min)
 
 
 def sampler_of(process: Process, calls: int) -> Callable[..., torch.Tensor]:

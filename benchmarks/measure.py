@@ -21,11 +21,11 @@ class Cell:
 
     Attributes:
         calls: the budget.
-        used: the calls really made; 0 where it wasn't run.
-        steps: what a panel would say.
+        used: the calls really made; 0 if it wasn't run.
+        steps: the number of steps in a host's panel.
         mean: geometric mean over images of the root mean square distance; None without a result.
-        median, p90: of the same.
-        seconds: of the run.
+        median, p90: median and 90th percentile of the same.
+        seconds: duration of the run.
         reason: why there is no result, or "".
     """
 
@@ -55,7 +55,7 @@ def summary(errors: torch.Tensor) -> tuple[float, float, float]:
 
 
 def count(scenario: Scenario, candidate: Candidate) -> Callable[[int], int]:
-    """The candidate's calls by steps, found once each with a model that costs nothing."""
+    """The candidate's calls by steps, each counted once with a model that costs nothing."""
     noise = scenario.noise(1, 0)
     known: dict[int, int] = {}
 
@@ -88,8 +88,8 @@ def measure(
     cells: list[Cell] = []
     for calls in budgets:
         try:
-            # A sampler of one call per step will stay so, and counting is not free where it draws
-            # noise: see whether it does.
+            # A sampler of one call per step needs no count for other numbers of steps. Counting takes
+            # time if the sampler draws noise.
             steady = bool(cells) and cells[-1].used == cells[-1].steps == cells[-1].calls
             cell = at(calls, calls) if candidate.as_asked or steady else None
             if cell is None or (steady and cell.used != calls and not candidate.as_asked):
@@ -99,7 +99,7 @@ def measure(
                     if steps
                     else Cell(*who, calls, reason="takes more calls even in one step")
                 )
-        except Exception as error:  # of whatever kind: it is another program's
+        except Exception as error:  # of any type: it is another program's code
             words = f"{type(error).__name__}: {error}".splitlines()[0]
             cell = Cell(*who, calls, reason=words)
         cells.append(cell)
@@ -129,7 +129,7 @@ def _cell(
 
 
 def best(cells: Iterable[Cell]) -> Cell | None:
-    """The one of the smallest geometric mean, among those that have a result."""
+    """The cell with the smallest geometric mean, among those with a result."""
     return min(
         (cell for cell in cells if cell.mean is not None),
         key=lambda cell: (cell.mean, cell.name),

@@ -1,4 +1,4 @@
-"""What a sampler costs beside its model: time per step and extra memory, ours and others' in one run.
+"""What a sampler costs besides its model: time per step and memory, ours and others' in one run.
 
     python -m dpm_solver_nodes.benchmarks.overhead [--device cuda] [--latents "SD 1.5" 1x16x64x64]
 
@@ -7,24 +7,23 @@ this very process. All get the host's "normal" list of 20 steps, the same model,
 nothing and no progress bar, and run in inference mode as in a host.
 
 **Time** is a whole run, planning included, divided by its model calls. The model returns tensors made
-beforehand; what calling it costs is measured and taken off. In each round everybody runs once, in an
-order that rotates, with Python's garbage collector off; ratios are taken within a round, and of these
-come the median and the quartiles. "planning" is the part before the first model call. On one thread of
-the CPU the clock is that thread's own, so that what else the machine does is not counted.
+beforehand; the cost of calling it is measured and subtracted. In each round every sampler runs once,
+in an order that rotates, with Python's garbage collector off. Ratios are taken within a round; their
+median and quartiles are shown. "planning" is the part before the first model call. On one thread of
+the CPU the clock is that thread's own, so that other work of the machine does not count.
 
-**The limit** is moving what must be moved: per step, the state, the outputs (and noise) of its formula
-are read once and the new state is written once. Each round times copies of a latent as well. The fair
-copy goes into a fresh tensor, since neither the state nor what the callback was given may be written
-to; the ratio with copies into one and the same tensor is shown beside it. Where a sampler draws its
-own noise, and in adaptive runs, no limit is stated.
+**The limit** is the time to move the data that must be moved: per step, the state and the outputs (and
+noise) of its formula are read once and the new state is written once. Each round times copies of a
+latent as well. The fair copy goes into a new tensor, since neither the state nor what the callback got
+may be overwritten; the ratio with copies into the same tensor is shown, too. There is no limit for
+adaptive runs and for samplers that draw their own noise.
 
-**Memory** is the most that is alive at once of what was allocated since the start, in latents. Here
-the model makes its outputs anew, as real ones do, so that those a sampler keeps count, and so does
-the newest, for everybody alike. "at calls" is what is alive when the model is called, at most: that
-much the model cannot have. On the CPU a dispatch mode sees the tensors each operation returns and
-asks which of them are still alive (the profiler's record of the allocator agrees to a hundredth of a
-latent); what an operation allocates only for its own duration is not seen. On a GPU the allocator
-counts.
+**Memory** is the peak of what was allocated since the start and is still alive, in latents. Here the
+model returns new tensors, as real ones do: outputs that a sampler keeps count, and for every sampler
+the newest one, too. "at calls" is the peak at the model calls: the model can't use this memory. On
+the CPU a dispatch mode sees the tensors that each operation returns, and which are still alive (the
+profiler's record of the allocator agrees to a hundredth of a latent); it doesn't see what an operation
+allocates only for its own duration. On a GPU the allocator counts.
 
 The model is of SD 1.5's kind whatever the latent. Its outputs differ a little from call to call, so
 that an adaptive run finds errors that keep its steps short; all times are per call.
@@ -52,7 +51,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..samplers import sample_adaptive, sample_multistep
-from .tree import comfyui_importable
+from .comfyui_import import comfyui_importable
 
 LATENTS = {
     "SD 1.5": (1, 4, 64, 64),
@@ -64,7 +63,7 @@ SMALL = LATENTS["SD 1.5"]
 STEPS = 20
 OUTPUTS = 3
 DIFFERENCE = 0.02
-"""Between the model's outputs; they themselves are of size one."""
+"""The difference between the model's outputs, which are of size one themselves."""
 
 EXTRA_ARGS = {"seed": 0}
 FEWEST_ROUNDS = 3
@@ -78,12 +77,12 @@ KERNELS = 4.0
 
 
 class Model:
-    """As near to free as a model can be: each call returns the next of a few tensors.
+    """A model that costs almost nothing: each call returns the next of a few tensors.
 
     Args:
-        model_sampling: what ComfyUI's stochastic samplers ask it for.
+        model_sampling: the attribute that ComfyUI's stochastic samplers read.
         watch: called at each call.
-        fresh: return copies, as a real model makes its outputs anew.
+        fresh: return copies, as a real model returns new tensors.
     """
 
     def __init__(
@@ -117,12 +116,12 @@ Run = Callable[[Model], object]
 
 @dataclass(frozen=True)
 class Contest:
-    """One of ours beside its peers.
+    """One of our samplers and its peers.
 
     Attributes:
-        runs: by name, ours first.
-        order: of the multistep formula; None where there is no limit to compare with.
-        noise: whether a step reads a noise tensor too.
+        runs: the runs by name, ours first.
+        order: order of the multistep formula; None if there is no limit to compare with.
+        noise: whether a step reads a noise tensor, too.
     """
 
     name: str
@@ -133,14 +132,14 @@ class Contest:
     def moved(self) -> int:
         """How many latents a run must read and write."""
         assert self.order is not None
-        # From the state, the outputs so far and the noise to the new state; at last, to the denoised.
+        # Reads the state, the outputs and the noise, writes the new state; at last the denoised.
         steps = (2 + min(i + 1, self.order) + self.noise for i in range(STEPS - 1))
         return sum(steps) + 2
 
 
 @dataclass(frozen=True)
 class Peers:
-    """The modules of others' samplers, and what the host says of a model like SD 1.5."""
+    """The modules of others' samplers, and the host's model_sampling of a model like SD 1.5."""
 
     comfy: Any
     k_diffusion: Any
@@ -250,7 +249,7 @@ class Row:
         to_limit: quartiles of its time / the limit, for ours.
         to_reused: the median of the same with copies into one and the same tensor.
         kernels: launched per call; None on the CPU.
-        waits: whether the loop waits for the device; None on the CPU and where noise is drawn.
+        waits: whether the loop waits for the device; None on the CPU, and if noise is drawn.
     """
 
     contest: str
@@ -277,11 +276,11 @@ class _FirstCallError(Exception):
 
 
 class Bench:
-    """Measures everybody on one latent.
+    """Measures every sampler on one latent.
 
     Args:
-        repeats: rounds of a contest at most.
-        seconds: after which no further round begins.
+        repeats: the most rounds of a contest.
+        seconds: no further round begins after this time.
     """
 
     def __init__(
@@ -333,9 +332,9 @@ class Bench:
         yield from rows.values()
 
     def look_at(self, contest: Contest, run: Run, row: Row) -> None:
-        """What needs no rounds: calls, planning, memory, and on a GPU kernels and waits.
+        """Measure what needs no rounds: calls, planning, memory, and on a GPU kernels and waits.
 
-        It warms up for the rounds too.
+        It also warms up for the rounds.
         """
         row.peak, row.at_calls = self.memory(run)
         model = self.model()
@@ -348,7 +347,7 @@ class Bench:
                 row.waits = self.waits(run)
 
     def planning(self, run: Run) -> float:
-        """Seconds before the first model call, where the run is then given up."""
+        """Seconds before the first model call; the run is stopped there."""
 
         def stop() -> None:
             raise _FirstCallError
@@ -373,7 +372,7 @@ class Bench:
         def copies(fresh: bool) -> float:
             def work() -> None:
                 kept = reused
-                for _ in range(STEPS):  # as the last state is there until the next is written
+                for _ in range(STEPS):  # as the last state is kept until the next is written
                     kept = (torch.empty_like(self.x) if fresh else reused).copy_(self.x)
                 del kept
 
@@ -402,7 +401,7 @@ class Bench:
         return times
 
     def call_the_model(self) -> float:
-        """Seconds that a call of it takes."""
+        """Seconds that a call of the model takes."""
         model, sigma = self.model(), self.peers.sigmas[:1]
 
         def calls() -> None:
@@ -432,7 +431,7 @@ class Bench:
                 run(self.model(lambda: at_calls.append(alive.now()), fresh=True))
             peak = alive.peak
         else:
-            run(self.model())  # what is allocated once and for all
+            run(self.model())  # for what is allocated only once
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
             run(
@@ -479,10 +478,10 @@ def _quartiles(
 
 @dataclass(frozen=True)
 class Target:
-    """A claim, and by how much it is met.
+    """A claim, and the value measured for it.
 
     Attributes:
-        value: the worst there is, or None where there was nothing to measure.
+        value: the worst value, or None if there was nothing to measure.
     """
 
     text: str
@@ -619,7 +618,7 @@ def main() -> None:
 
     peers = Peers.load(options.device)
     torch.set_num_threads(options.threads)
-    gc.freeze()  # a collection need not look at all the modules of a host again
+    gc.freeze()  # so that collections skip all the modules of a host
     warnings.filterwarnings("ignore", module="torchsde")
     machine = (
         torch.cuda.get_device_name()

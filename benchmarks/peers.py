@@ -17,14 +17,14 @@ from typing import Any
 import torch
 
 from . import digits
+from .comfyui_import import comfyui_importable
 from .scenarios import Counted, Scenario
-from .tree import comfyui_importable
 
 SEED = 0
-"""Of the stochastic samplers' noise."""
+"""The seed of the stochastic samplers' noise."""
 
 Run = Callable[[Counted, torch.Tensor], torch.Tensor]
-"""From unit noise [batch, ...] to the result."""
+"""Takes unit noise, [batch, ...], and returns the result."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Candidate:
     """A sampler with a spacing.
 
     Attributes:
-        family: whose it is.
-        prepare: of a scenario and the steps that a panel would say, a run.
-        as_asked: the steps are the calls: that is promised, or steps don't decide (adaptive ones).
+        family: the program it comes from.
+        prepare: (scenario, steps in a host's panel) -> a run.
+        as_asked: take the steps as the calls: it promises one call per step, or it is adaptive.
     """
 
     family: str
@@ -77,7 +77,7 @@ def host() -> Any:
 
 @cache
 def model_sampling(flow: bool) -> Any:
-    """ComfyUI's own, for Stable Diffusion's schedule or the flow of the digits."""
+    """ComfyUI's model_sampling, for Stable Diffusion's schedule or the flow of the digits."""
     kinds = host().model_sampling
     if flow:
         config = SimpleNamespace(sampling_settings={"shift": digits.FLOW_SHIFT})
@@ -87,13 +87,13 @@ def model_sampling(flow: bool) -> Any:
 
 @cache
 def host_sigmas(flow: bool, scheduler: str, steps: int, sampler: str = "euler") -> torch.Tensor:
-    """What ComfyUI's KSampler makes of a panel's settings, in float64."""
+    """The sigmas of ComfyUI's KSampler for a panel's settings, in float64."""
     model = SimpleNamespace(get_model_object=lambda name: model_sampling(flow))
     return host().samplers.KSampler(model, steps, "cpu", sampler, scheduler).sigmas.double()
 
 
 class Guider:
-    """What ComfyUI's KSAMPLER needs of a guider; it gives CFG++ the unconditional prediction."""
+    """The part of a guider that ComfyUI's KSAMPLER uses; CFG++ gets the unconditional prediction."""
 
     cfg = 1.0
 
@@ -208,7 +208,7 @@ DIFFUSERS_SPACINGS: dict[str, dict[str, Any]] = {
 DIFFUSERS_FLOW: dict[str, dict[str, Any]] = {
     "flow": {"use_flow_sigmas": True, "flow_shift": digits.FLOW_SHIFT},
 }
-# Each class with its options for a spacing; singlestep's plain one is linspace.
+# Each class with its options for a spacing; singlestep's default is linspace.
 _MULTISTEP = ("DPMSolverMultistepScheduler", DIFFUSERS_SPACINGS)
 _SINGLESTEP: tuple[str, dict[str, dict[str, Any]]] = (
     "DPMSolverSinglestepScheduler",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .measure import Cell
-from .ours import ALWAYS, FAMILY
+from .pack_samplers import ALWAYS, FAMILY
 from .report import best_by_calls, named, ours, peers
 from .scenarios import SCENARIOS
 
@@ -15,7 +15,7 @@ COLUMNS = 3
 PANEL = (5.2, 4.4)
 """Inches."""
 
-# Ours in strong colours, others in grey with dashes that tell them apart in print as well.
+# Ours in strong colours, others in grey with dashes, which can be told apart in print, too.
 LINES: dict[str, tuple[Callable[[Cell], bool], dict[str, Any]]] = {
     "ComfyUI euler": (named("ComfyUI", "euler"), {"color": "#9a9a9a", "ls": ":", "marker": "v"}),
     "ComfyUI dpmpp_2m": (
@@ -51,7 +51,7 @@ def plot(cells: Sequence[Cell], file: Path) -> None:
     names = list(dict.fromkeys(cell.scenario for cell in cells))
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
-    # A background of its own: the page that shows it may be light or dark.
+    # An opaque background: the page that shows it may be light or dark.
     with pyplot.style.context({"figure.facecolor": "white", "axes.facecolor": "white"}):
         figure, panels = pyplot.subplots(
             rows, columns, figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.9), squeeze=False

@@ -1,4 +1,4 @@
-"""How far samplers are from the converged solution, by model calls: ours and everybody else's.
+"""How far samplers are from the converged solution, by model calls: ours and others'.
 
     python -m dpm_solver_nodes.benchmarks.quality [--quick] [--seed 1] [--out DIR]
 
@@ -7,18 +7,18 @@ the same noise; of 64 images, the geometric mean (which ranks), the median and t
 The converged solution goes from sigma_max to the model's sigma_min in 2000 third-order steps, even in
 log-SNR, and then denoises once; how far one with half the steps is from it is printed.
 
-**Calls** are counted in the model. A sampler that takes several per step gets as many steps as there
-are calls for, a cell says how many were used, and a run above its budget has no result there.
+**Calls** are counted in the model. A sampler that takes several per step gets as many steps as fit
+into the budget; its cell says how many calls were used. A run above its budget has no result.
 
 **Scenarios** (`scenarios.py`): an exact denoiser in closed form, unconditional, guided, and as a flow;
 the demo's network, without and with guidance. **Peers** (`peers.py`): all samplers of ComfyUI's menu
 with all its schedulers, those of k-diffusion with the same, diffusers' DPM-Solvers and UniPC with
-their spacings, each through its own code, in this very run. **Ours** (`ours.py`): what the catalogue
-lists, with our spacings and ComfyUI's schedulers. On the network, those run that do best on the exact
-denoiser of its kind, and the common ones.
+their spacings, each through its own code, in the same run. **Ours** (`pack_samplers.py`): the
+catalogue's samplers, with our spacings and ComfyUI's schedulers. On the network only the common
+samplers run, and those that are best on the exact denoiser of its kind.
 
-It writes quality.txt, quality.json (every cell) and quality.png. All of it takes about half an hour on
-two cores, and 1 GiB per process; --quick, a choice of samplers (QUICK), under 3.
+It writes quality.txt, quality.json (every cell) and quality.png. It takes about half an hour on two
+cores, and 1 GiB per process; --quick runs a few samplers (QUICK) in under 3 minutes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ import torch
 
 from ..lab.metrics import distance
 from .measure import Cell, best, measure
-from .ours import ALWAYS, FAMILY, our_candidates
+from .pack_samplers import ALWAYS, FAMILY, our_candidates
 from .peers import COMFY, FAMILIES, Candidate, Omitted
 from .report import report
 from .scenarios import SCENARIOS, GuidedDenoiser, converged
@@ -74,7 +74,7 @@ CANDIDATES = {**FAMILIES, FAMILY: our_candidates}
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs of a benchmark share."""
+    """Settings that all runs of a benchmark share."""
 
     calls: tuple[int, ...]
     images: int
@@ -83,7 +83,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reference:
-    """A scenario's converged solution, and how far one of half its steps is from it."""
+    """A scenario's converged solution, and the distance of one with half its steps."""
 
     solution: torch.Tensor
     error: float
@@ -164,10 +164,10 @@ def all_jobs(scenario: str, only: Sequence[str] | None) -> list[Job]:
 def leading_jobs(
     scenario: str, leaders: Iterable[Sequence[Cell]], only: Sequence[str] | None
 ) -> list[Job]:
-    """The common samplers, and what does best in scenarios that have run.
+    """The common samplers, and those that were best in scenarios that have run.
 
     Args:
-        leaders: the cells of each.
+        leaders: the cells of each of these scenarios.
     """
     keys = [(COMFY, name, scheduler) for name in COMMON for scheduler in COMMON_SCHEDULERS]
     for cells in leaders:
@@ -188,7 +188,7 @@ def leading_jobs(
 
 
 def shortlist(cells: Sequence[Cell], most: int) -> list[Key]:
-    """The best of each budget, and then those of the least mean distance in logarithms from it."""
+    """The best of each budget, then those whose log errors are on average nearest to the best."""
     budgets = {cell.calls: best(c for c in cells if c.calls == cell.calls) for cell in cells}
     winners = [_key(cell) for cell in budgets.values() if cell is not None]
     ratios: dict[Key, list[float]] = {}
@@ -214,7 +214,7 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Runs functions of data in processes of their own, or for one at a time in this one."""
+    """Runs functions in processes of their own or, if it is one at a time, in this process."""
 
     def __init__(self, jobs: int) -> None:
         self.pool = (
@@ -300,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=IMAGES, help="(%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a telling part")
+    parser.add_argument("--quick", action="store_true", help="only some samplers")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out", metavar="DIR")
     options = parser.parse_args(arguments)
     if min(options.images, options.jobs, *(options.calls or [1])) < 1:
@@ -344,12 +344,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "cells": [asdict(cell) for cell in cells],
     }
     (options.out / "quality.json").write_text(json.dumps(content, indent=1) + "\n")
-    from .plots import plot  # late: without matplotlib there are still the table and the file
+    from .plots import plot  # imported late: table and file don't need matplotlib
 
     plot(cells, options.out / "quality.png")
 
 
 if __name__ == "__main__":
-    # An end from outside is an exception, so that the workers end too.
+    # A signal raises an exception, so that the workers end, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     main()

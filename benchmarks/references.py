@@ -1,4 +1,4 @@
-"""What ComfyUI's own samplers reach on the problems, by sampler, scheduler and number of calls.
+"""Errors of ComfyUI's own samplers on the problems, by sampler, scheduler and number of calls.
 
     python -m dpm_solver_nodes.benchmarks.references [--judge]
 
@@ -40,15 +40,15 @@ SAMPLERS = (
 )
 CALLS = (5, 8, 10, 12, 15, 20, 25)
 FIT_CALLS = (4, 8, 14, 30)
-"""References of a fit: between these, log errors are interpolated in the log of the calls."""
+"""Numbers of calls for a fit's references; between them log errors are interpolated in log calls."""
 
 USUAL = {True: ("euler", "simple"), False: ("dpmpp_2m", "karras")}
-"""What people use: on flows, and otherwise."""
+"""The samplers that people use: on flows, and on other models."""
 
 
 @cache
 def model_sampling(process: Process) -> Any:
-    """ComfyUI's own for a process."""
+    """ComfyUI's model_sampling for a process."""
     kinds = host().model_sampling
     if process.flow:
         config = SimpleNamespace(sampling_settings={"shift": process.shift})
@@ -73,7 +73,7 @@ def host_sigmas(
 
 
 class Guider:
-    """What ComfyUI's KSAMPLER needs of a guider, around a problem's model."""
+    """The part of a guider that ComfyUI's KSAMPLER uses, for a problem's model."""
 
     cfg = 1.0
 
@@ -100,11 +100,11 @@ def result(
     noise: torch.Tensor,
     latent: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, int]:
-    """Through ComfyUI's KSAMPLER: the images, and how many calls were made.
+    """Run ComfyUI's KSAMPLER; return the images and the number of calls.
 
     Args:
         sampler: its name, or a sampler function.
-        latent: of image to image.
+        latent: the image to start from in image to image.
     """
     comfy = host()
     name = sampler if isinstance(sampler, str) else ""
@@ -128,7 +128,7 @@ def result(
 
 
 def errors(problem: Problem, process: Process, calls: Iterable[int]) -> dict[str, dict[str, float]]:
-    """Calls -> "sampler scheduler" -> error, for what makes that many calls; kept on disk."""
+    """Calls -> "sampler scheduler" -> error, if it makes that many calls; kept on disk."""
     key = f"{problem} {process}"
     kept = CACHE / f"peers-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     found = json.loads(kept.read_text()) if kept.exists() else {}
@@ -154,7 +154,7 @@ def _error(
         if not 1 < len(sigmas) <= steps + 1:
             return None
         images, made = result(problem, process, sampler, sigmas, problem.noise())
-    except Exception:  # of whatever kind: it is another program's
+    except Exception:  # of any type: it is another program's code
         return None
     value = float(error(images, problem.solution(process)).exp())
     return value if made <= most and math.isfinite(value) else None

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .measure import Cell, best
-from .ours import ALWAYS, FAMILY
+from .pack_samplers import ALWAYS, FAMILY
 from .peers import COMFY, Omitted
 from .scenarios import SCENARIOS
 
 ROWS = 15
-"""Of a scenario's samplers, those that are shown; the JSON file has all."""
+"""How many of a scenario's samplers are shown; the JSON file has all."""
 
 Best = Mapping[int, Cell | None]
 """By budget."""
@@ -20,11 +20,11 @@ Best = Mapping[int, Cell | None]
 
 @dataclass(frozen=True)
 class Target:
-    """What a candidate of ours is to reach.
+    """A target for a candidate of ours.
 
     Attributes:
-        at_most: of the best peer's error, by calls.
-        models: how the names of the scenarios begin.
+        at_most: calls -> the largest error, as a fraction of the best peer's.
+        models: the start of the scenarios' names.
     """
 
     sampler: str
@@ -71,7 +71,7 @@ def mean(cell: Cell | None) -> float | None:
 
 
 def ratios(some: Best, others: Best) -> dict[int, float | None]:
-    """The quotient of the errors, where both have one."""
+    """The quotients of the errors, if both have one."""
     found: dict[int, float | None] = {}
     for calls, cell in some.items():
         value, other = mean(cell), mean(others.get(calls))
@@ -130,7 +130,7 @@ def _scenario(name: str, cells: Sequence[Cell], error: float) -> str:
 
 
 def _ranked(cells: Sequence[Cell], peer: Best) -> list[tuple[str, dict[int, float | None]]]:
-    """Samplers, the one that is nearest to the best peer on the whole first."""
+    """The samplers, sorted by their mean distance to the best peer."""
     found = []
     for family, sampler in dict.fromkeys((cell.family, cell.sampler) for cell in cells):
         its = best_by_calls(cells, named(family, sampler))

@@ -21,16 +21,16 @@ from ..samplers.schedules.sigma_lists import flow_first, log_snr
 from . import digits
 
 LAST_TIME = 0.001
-"""Of both schedules, whose first time is 1: the host's lists end there, before their zero."""
+"""The last time of both schedules, whose first is 1: hosts' lists end there, before their zero."""
 
 
 class GuidedDenoiser(Protocol):
-    """What a scenario's model is; x in float64, one sigma for all images."""
+    """The interface of a scenario's model; x is float64, with one sigma for all images."""
 
     def predictions(
         self, x: torch.Tensor, sigma: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Denoised with guidance, and without."""
+        """The denoised output with guidance, and without."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class Scenario:
 
     Attributes:
         flow: x = (1 - sigma) x0 + sigma noise instead of x = x0 + sigma noise.
-        guidance: classifier-free, 0 where there is none.
-        shape: of one image.
-        sigma_of_time: for times from 0.001, which is sigma_min, to 1, which is sigma_max.
+        guidance: the scale of classifier-free guidance, 0 for none.
+        shape: the shape of one image.
+        sigma_of_time: for times from 0.001 (sigma_min) to 1 (sigma_max).
         make: the model; with `classes`, image k of classes[k % len(classes)].
-        leaders: scenarios whose best peers run here; () runs them all.
-        fine: steps in log-SNR of the converged solution.
+        leaders: scenarios whose best samplers run here; () runs all samplers.
+        fine: how many log-SNR steps the converged solution takes.
     """
 
     name: str
@@ -75,11 +75,11 @@ class Scenario:
         return digits.noise(images, seed, math.prod(self.shape)).reshape(images, *self.shape)
 
     def start(self, noise: torch.Tensor) -> torch.Tensor:
-        """The state at sigma_max: as hosts scale it, the variance of an image of variance 1 added."""
+        """The state at sigma_max, scaled as in hosts: the variance of an image (1) is added."""
         return noise if self.flow else noise * (1.0 + self.sigma_max**2) ** 0.5
 
     def log_snr(self, calls: int) -> list[float]:
-        """Even in log-SNR from sigma_max to sigma_min, and 0: for one call each."""
+        """Sigmas for this many calls, even in log-SNR from sigma_max to sigma_min, and 0."""
         first = flow_first(self.sigma_of_time, 1.0, calls - 1) if self.flow else None
         ends = self.sigma_max, self.sigma_min
         return [*log_snr(self.schedule, *ends, calls - 1, first), 0.0]
@@ -130,8 +130,8 @@ def converged(scenario: Scenario, noise: torch.Tensor, steps: int) -> torch.Tens
 class DemoDenoiser:
     """The demo's network, image k of classes[k % len(classes)], float32 within.
 
-    It is given the time that belongs to sigma exactly, between its whole ones: the host's rounding to
-    the nearest would make the ODE's right-hand side jump.
+    The network gets the exact time of sigma, fractions included: with the host's rounding to whole
+    times the ODE's right-hand side would jump.
     """
 
     def __init__(self, guidance: float = 0.0, classes: Sequence[int] = range(10)) -> None:
@@ -141,7 +141,7 @@ class DemoDenoiser:
         self.levels = network.schedule_sigmas().log()
 
     def time(self, sigma: float) -> float:
-        """From 0 to 999, even in log sigma between whole ones."""
+        """The time from 0 to 999, linear in log sigma between whole times."""
         level, last = math.log(sigma), len(self.levels) - 1
         low = int(torch.searchsorted(self.levels, level).clamp(1, last)) - 1
         below, above = self.levels[low].item(), self.levels[low + 1].item()

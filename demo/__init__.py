@@ -1,7 +1,7 @@
 """DPM-Solver demo: a tiny diffusion model of handwritten digits for ComfyUI.
 
-A node package of its own: ``make demo`` links this folder into ``custom_nodes``; the DPM-Solver
-pack itself does not show these nodes. Importing it needs neither ComfyUI nor torch.
+This folder is a node package of its own: ``make demo`` links it into ``custom_nodes``. The DPM-Solver
+pack itself does not show these nodes. Importing this module needs neither ComfyUI nor torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """ComfyUI's door: called once when the host loads its custom nodes."""
+    """ComfyUI's entry point: called once when the host loads its custom nodes."""
     from .nodes import DemoExtension
 
     return DemoExtension()

@@ -1,4 +1,4 @@
-"""The demo's network behind ComfyUI's own model classes, as if it came from a checkpoint.
+"""The demo's network in ComfyUI's own model classes, as if it came from a checkpoint.
 
 Everything around the network is the host's: ``BaseModel`` scales the input and turns noise into a
 clean image, ``ModelPatcher`` loads and patches. The host's sampling code therefore runs unchanged.
@@ -29,10 +29,10 @@ class DigitLatent(comfy.latent_formats.LatentFormat):
 
 
 class DigitConfig(comfy.supported_models_base.BASE):
-    """What the host wants to know of a model before it builds one."""
+    """The model's configuration, from which the host builds it."""
 
     unet_config: dict[str, Any] = {}  # the network's default sizes
-    unet_extra_config: dict[str, Any] = {}  # in place of what the host's own U-Net takes
+    unet_extra_config: dict[str, Any] = {}  # replaces the arguments of the host's own U-Net
     latent_format = DigitLatent
     # Small enough for every device to compute in the precision the weights are loaded in.
     supported_inference_dtypes = [torch.float32]
@@ -44,7 +44,7 @@ def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatche
     """The demo model as the host's loaders return one.
 
     ``disable_dynamic`` asks for the plain patcher instead of the one that streams weights; the host
-    calls this function again with it where it needs a second, independent copy.
+    calls this function again with it if it needs a second, independent copy.
     """
     config = DigitConfig(DigitConfig.unet_config)
     config.set_inference_dtype(torch.float32, None)

@@ -1,6 +1,6 @@
 """The demo's network: a small class-conditional U-Net that draws handwritten digits.
 
-torch only: it runs without ComfyUI. ``model.py`` puts it behind the host's own model classes.
+It needs only torch, and runs without ComfyUI. ``model.py`` puts it into the host's model classes.
 
 Images are ``[batch, 1, 16, 16]``, ink +1 and paper -1. Noise levels are Stable Diffusion's: 1000
 discrete times on the "scaled linear" schedule, sigma (noise over signal) from 0.029 to 14.6.
@@ -58,8 +58,8 @@ def time_features(timesteps: Tensor, size: int) -> Tensor:
     """Cosines and sines of the time at ``size / 2`` frequencies, ``[batch]`` to ``[batch, size]``.
 
     The fastest makes about 16 turns over the whole schedule, unlike Stable Diffusion's, which turns
-    within 6 steps of 1000: a slow embedding keeps the network smooth in time, and that smoothness
-    is what high-order solvers live on.
+    within 6 steps of 1000: a slow embedding keeps the network smooth in time, which high-order
+    solvers need.
     """
     half = size // 2
     rates = torch.exp(torch.linspace(0.0, math.log(100.0), half, device=timesteps.device))
@@ -68,7 +68,7 @@ def time_features(timesteps: Tensor, size: int) -> Tensor:
 
 
 def check_inputs(x: Tensor, context: Tensor | None) -> None:
-    """One clear sentence for what a graph can connect wrongly (shapes as for ``forward``)."""
+    """Raise an error if a graph is connected wrongly (shapes as for ``forward``)."""
     if x.ndim != 4 or x.shape[1] != 1:
         raise ValueError(
             "The digit model draws latents of shape [batch, 1, height, width], not "

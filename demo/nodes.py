@@ -1,4 +1,4 @@
-"""The demo's ComfyUI nodes: the model, a digit to ask for, and pictures out of it and into it."""
+"""The demo's ComfyUI nodes: the model, its digit, and its latents from and to pictures."""
 
 from __future__ import annotations
 

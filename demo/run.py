@@ -1,8 +1,8 @@
 """The demonstration: digits sampled in a real ComfyUI, as a grid of pictures and a table.
 
 `make demo` runs every sampler of ROWS at every number of model calls in CALLS through the host's
-HTTP API, measures how far each result is from the converged one, and saves demo/out/grid.png.
-`make demo-ui` leaves the same host running for the browser.
+HTTP API, measures each result's distance to the converged image, and saves demo/out/grid.png.
+`make demo-ui` keeps the same host running, to be used in a browser.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ OUTPUT = ROOT / "demo" / "out"
 PACKS = {"dpm-solver-nodes": ROOT, "dpm_solver_demo": ROOT / "demo"}
 PROBE = {
     "dpm_solver_test": ROOT / "tests" / "support" / "probe_nodes"
-}  # counts calls, saves latents
+}  # nodes that count calls and save latents
 
 DIGITS = "0,1,2,3,4,5,6,7,8,9"
 SEED = 7
 CFG = 2.0
-SCHEDULER = "karras"  # the host's own, and the best of its own for its dpmpp_2m here
+SCHEDULER = "karras"  # the host's own; the best of them for dpmpp_2m here
 CONVERGED_CALLS = 500
 CALLS = (5, 10, 15, 20, 25)
 MARGIN = 1  # pixels around each digit in the picture
@@ -65,7 +65,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 RECOMMENDED = "DPM++ recommended"
 ROWS[RECOMMENDED] = _host_sampler("dpm_solver++_recommended")
-SCHEDULERS = {RECOMMENDED: "dpm_solver_recommended"}  # of rows with another one than SCHEDULER
+SCHEDULERS = {RECOMMENDED: "dpm_solver_recommended"}  # rows that don't use SCHEDULER
 ADAPTIVE = "DPM++ adaptive"
 
 
@@ -79,7 +79,7 @@ def _adaptive(rtol: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its samples [batch, 1, height, width], and how often the model was called."""
+    """The result of a run: samples [batch, 1, height, width], and the number of model calls."""
 
     row: str
     samples: np.ndarray
@@ -122,7 +122,7 @@ def run(server: Server, row: str, sampler: dict[str, Any], steps: int, key: str)
 
 
 def cells(server: Server) -> Iterator[Cell]:
-    """Every cell of the grid, row by row."""
+    """Run every cell of the grid, row by row."""
     print(f"the converged image ({CONVERGED_CALLS} calls) ...", flush=True)
     reference = ROWS["DPM++ 2M (ComfyUI's)"]
     converged = run(server, "", reference, CONVERGED_CALLS, "converged").samples
@@ -144,7 +144,7 @@ def cells(server: Server) -> Iterator[Cell]:
 
 
 def table(rows: dict[str, list[Cell]]) -> str:
-    """Distances by row; the adaptive row with its own number of calls."""
+    """The table of distances; the adaptive row shows its own numbers of calls."""
     lines = [f"{'distance to the converged image':32s}" + "".join(f"{n:>12d}" for n in CALLS)]
     for name, row in rows.items():
         texts = (
@@ -156,7 +156,7 @@ def table(rows: dict[str, list[Cell]]) -> str:
 
 
 def picture(rows: dict[str, list[Cell]]) -> Image.Image:
-    """The grid: in each cell its digits, five by two, and below them the distance."""
+    """The picture: each cell shows its digits, five by two, and below them the distance."""
     zoom, gap, left, top, caption = 3, 14, 190, 44, 22
     ink, faint, paper = (24, 24, 27), (113, 113, 122), (250, 250, 250)
     tile = (next(iter(rows.values()))[0].samples.shape[-1] + 2 * MARGIN) * zoom

@@ -2,7 +2,7 @@
 
     python -m dpm_solver_nodes.demo.train
 
-Needs scikit-learn beside torch and safetensors, and about ten minutes of one CPU core. The result,
+This needs scikit-learn, torch and safetensors, and about ten minutes on one CPU core. The result,
 ``digits.safetensors``, holds the moving average of the weights in float16, with the seed, the
 number of steps and the licence of the data in its metadata.
 """

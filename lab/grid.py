@@ -132,17 +132,17 @@ def _beside(
 ) -> None:
     """Write what the reference is, to its right."""
     x = MARGIN + CELL + GAP
-    room = width - MARGIN - x
+    width_left = width - MARGIN - x
     lines = [
         f"Reference: {reference.label}",
         f"{reference.calls} model calls" + _shown(len(reference.latent)),
         "error: RMS distance to it, in the latent",
         remark,
     ]
-    draw.text((x, MARGIN), _fitting(lines[0], head, room), INK, head)
+    draw.text((x, MARGIN), _fitting(lines[0], head, width_left), INK, head)
     for i, text in enumerate(lines[1:]):
         y = MARGIN + HEAD + 14 + i * LINE
-        draw.text((x, y), _fitting(text, caption, room), FAINT, caption)
+        draw.text((x, y), _fitting(text, caption, width_left), FAINT, caption)
 
 
 def _shown(count: int) -> str:
@@ -163,10 +163,10 @@ def _captions(
         draw.text((x, y + LINE), _fitting(f"error {short(cell.error)}", font, CELL), FAINT, font)
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    if font.getlength(text) <= room:
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width_left: float) -> str:
+    if font.getlength(text) <= width_left:
         return text
-    while text and font.getlength(text + "...") > room:
+    while text and font.getlength(text + "...") > width_left:
         text = text[:-1]
     return text + "..."
 

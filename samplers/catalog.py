@@ -99,10 +99,10 @@ _SDE_2S = (
     "a pair as one step: take twice its steps here."
 )
 _2M_CFG_PP = (
-    "Guidance that keeps to the unconditional path: set CFG low, 1 to 2, and nearer to 1 the more "
+    "CFG++ guidance, for a low scale: set CFG low, 1 to 2, and nearer to 1 the more "
     "steps there are above 30."
 )
-_NOISE_FORM = " In the noise form of the first paper; its authors advise the ++ form for guidance."
+_NOISE_FORM = " Interpolates the noise, as in the first paper; its authors advise ++ with guidance."
 _MORE_STEPS = " Take 50 steps or more: with fewer, too much of the noise is left."
 
 _EXACT_3M = (

@@ -116,17 +116,9 @@ def sample_multistep(
         thresholding=thresholding,
         cfg_pp=unconditional is not None,
     )
+    given = (model, x, sigmas, extra_args, callback, disable)
     return sample(
-        options,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        schedule=schedule,
-        noise_sampler=noise_sampler,
-        unconditional=unconditional,
+        options, *given, schedule=schedule, noise_sampler=noise_sampler, unconditional=unconditional
     )
 
 
@@ -190,17 +182,8 @@ def sample_singlestep(
         noise_device=noise_device,
         thresholding=thresholding,
     )
-    return sample(
-        options,
-        model,
-        x,
-        sigmas,
-        extra_args,
-        callback,
-        disable,
-        schedule=schedule,
-        noise_sampler=noise_sampler,
-    )
+    given = (model, x, sigmas, extra_args, callback, disable)
+    return sample(options, *given, schedule=schedule, noise_sampler=noise_sampler)
 
 
 def sample_recommended(

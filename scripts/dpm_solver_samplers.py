@@ -15,7 +15,7 @@ from pathlib import Path
 
 PACK = "dpm_solver_webui"
 HOST = "modules"
-"""The pack's name as a module in webui."""
+"""The package of the program that runs this file: webui's own modules."""
 
 
 def load_pack() -> None:

@@ -1,7 +1,7 @@
-"""The host's own page in headless Chromium: it converts workflow files, and is photographed.
+"""The host's own page in headless Chromium, to convert workflow files and to take screenshots.
 
-`workflows/*.json` hold the graph as the page draws it; `/prompt` takes the API form, into which the
-page alone converts.
+`workflows/*.json` hold the graph in the page's format. `/prompt` takes the API format, and only the
+page can convert to it.
 
     with opened(server) as page:
         graph = to_api(page, workflow)
@@ -34,7 +34,7 @@ SETTINGS = {"Comfy.TutorialCompleted": True, "LiteGraph.Canvas.MinFontSizeForLOD
 # The page is up when the host's nodes are registered and its first graph is drawn.
 READY = """() => window.app?.vueAppReady && window.app.graph
     && window.LiteGraph?.registered_node_types?.KSampler"""
-# What a reader would see as broken: nodes that are red, links that lead nowhere or do not fit.
+# What a user sees as broken: unknown or red nodes, links that lead nowhere or don't fit.
 FAULTS = """() => {
     const graph = window.app.graph, faults = []
     for (const node of graph.nodes ?? graph._nodes) {
@@ -56,7 +56,7 @@ FAULTS = """() => {
 
 
 def missing() -> str:
-    """Why there is no page to open here, for pytest.skip; empty if there is one."""
+    """Why the page can't be opened here, for pytest.skip; empty if it can."""
     if importlib.util.find_spec("playwright") is None:
         return "playwright is not installed"
     if _browser() is None:
@@ -68,11 +68,11 @@ def missing() -> str:
 def opened(
     server: Server, *, size: tuple[int, int] = (1600, 900), **settings: Any
 ) -> Iterator[Page]:
-    """The page with no graph, for as many as one likes.
+    """Open the page with an empty graph.
 
     Args:
-        size: of the window, in pixels.
-        settings: the page's own, by their names with `_` for the dots (`Comfy_Locale="zh"`).
+        size: the window's size in pixels.
+        settings: the page's settings, by their names with `_` for the dots (`Comfy_Locale="zh"`).
     """
     from playwright.sync_api import sync_playwright
 
@@ -83,7 +83,7 @@ def opened(
         browser = playwright.chromium.launch(executable_path=_browser(), args=FLAGS)
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(120_000)
-        page.route(  # nothing but this server is there
+        page.route(  # block all other servers
             lambda url: not url.startswith((server.url, "data:", "blob:")),
             lambda route: route.abort(),
         )
@@ -95,20 +95,20 @@ def opened(
 
 
 def load(page: Page, workflow: Mapping[str, Any]) -> list[str]:
-    """Put a workflow in the place of the graph that is there; what of it is broken, best nothing."""
+    """Load a workflow in place of the present graph; return what is broken in it."""
     page.evaluate("async (graph) => { await window.app.loadGraphData(graph) }", dict(workflow))
     return list(page.evaluate(FAULTS))
 
 
 def to_api(page: Page, workflow: Mapping[str, Any]) -> dict[str, Any]:
-    """A workflow (UI form) as the graph that `/prompt` takes."""
+    """Convert a workflow (in the page's format) to the graph that `/prompt` takes."""
     if faults := load(page, workflow):
         raise ValueError(f"the page finds fault with the workflow: {'; '.join(faults)}")
     return converted(page)
 
 
 def converted(page: Page) -> dict[str, Any]:
-    """The graph that the page shows, in the form that `/prompt` takes."""
+    """The graph that the page shows, in the format that `/prompt` takes."""
     graph: dict[str, Any] = page.evaluate("async () => await window.app.graphToPrompt()")
     return {
         name: {"class_type": node["class_type"], "inputs": node["inputs"]}
@@ -129,7 +129,7 @@ def run(server: Server, page: Page, timeout: float = 600.0) -> None:
 
 def screenshot(page: Page, path: Path) -> None:
     """A picture (PNG) of the page with the whole graph in view."""
-    page.keyboard.press("Escape")  # whatever the page wanted to say first
+    page.keyboard.press("Escape")  # close any dialog of the page
     page.evaluate("() => window.app.canvas.fitViewToSelectionAnimated?.({ duration: 1 })")
     page.wait_for_timeout(1500)
     page.screenshot(path=path)

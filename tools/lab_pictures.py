@@ -2,7 +2,7 @@
 
 `make lab-pictures` runs both nodes through the host's HTTP API, prints their tables, and saves
 convergence.png, compare_grid.png and sigmas.png in docs/pictures, which the README shows. Solvers
-calibrated there and then, for 5, 8 and 10 calls, are among the candidates.
+that it calibrates for 5, 8 and 10 calls are among the candidates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ uni_pc karras
 ipndm_v karras
 dpm_solver++_recommended dpm_solver_recommended"""
 CALIBRATED = (5, 8, 10)
-"""Calls of the calibrated candidates; they are fitted on other seeds, and on three digits alone."""
+"""Calls of the calibrated candidates; they are fitted on other seeds, and on only three digits."""
 
 CALLS = "5, 8, 10, 15, 20, 25"
 REFERENCE_CALLS = 300
@@ -32,7 +32,7 @@ def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def graph() -> Graph:
-    """Both nodes on digits from one seed, their pictures saved and their tables shown."""
+    """Run both nodes on digits from one seed, save their pictures and print their tables."""
     ends = {"model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
     settings = {"candidates": CANDIDATES, "calls": CALLS, "reference_calls": REFERENCE_CALLS}
     calibrated: dict[str, Any] = {}

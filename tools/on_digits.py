@@ -1,4 +1,4 @@
-"""A workflow file with the demo model in the place of its checkpoint, in the page's own form."""
+"""Replaces a workflow's checkpoint by the demo model, in the page's format."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 SIZE = 128
 CFG = 2.0
 
-# What takes the place of each node: its type, the names of its inputs that stay, new widgets, and
-# the values of those.  Outputs past the first are dropped, and what hung on them.
+# What replaces each node: its type, the names of the inputs that stay, new widgets, and their values.
+# Outputs after the first are dropped, with their links.
 Widgets = dict[str, Any]
 IN_ITS_PLACE: dict[str, tuple[str, set[str], Widgets]] = {
     "CheckpointLoaderSimple": ("DPMSolverDemo_Model", set(), {}),
@@ -23,7 +23,7 @@ IN_ITS_PLACE: dict[str, tuple[str, set[str], Widgets]] = {
         {"width": SIZE, "height": SIZE, "batch_size": 1},
     ),
 }
-# Values of nodes that stay, by their place.
+# Values of nodes that stay, by their index.
 VALUES: dict[str, dict[int, Any]] = {
     "ImageScale": {1: SIZE, 2: SIZE},
     "CFGGuider": {0: CFG},
@@ -40,9 +40,9 @@ def on_digits(
     """The same graph on the demo model, drawing these digits (one for each image of the batch).
 
     Args:
-        workflow: in the page's form; it is left as it is. Its prompts but those whose title has
-            "Negative" in it become `digits`, its size 128x128, its CFG 2.
-        values: {node type: {place of a value: value}} to set beside those.
+        workflow: in the page's format; it is not changed. In the copy its prompts become `digits`,
+            except those with "Negative" in their title, its size becomes 128x128, its CFG 2.
+        values: {node type: {index of a value: value}} to set as well.
     """
     graph = copy.deepcopy(dict(workflow))
     for node in graph["nodes"]:
@@ -68,12 +68,12 @@ def _replace(node: dict[str, Any]) -> None:
     ]
     node["outputs"] = node["outputs"][:1]
     if kind == "DPMSolverDemo_Decode":
-        node["flags"] = {"collapsed": True}  # it is taller than the VAE's, and would hide another
+        node["flags"] = {"collapsed": True}  # it is taller than the VAE's, and would cover another
     node["widgets_values"] = list(widgets.values())
 
 
 def _drop_loose_links(graph: dict[str, Any]) -> None:
-    """Links with an end that is no more, from both ends and the list; places are counted anew."""
+    """Remove links to nodes that are gone, from both ends and the list, and renumber the slots."""
     nodes = {node["id"]: node for node in graph["nodes"]}
     held = {
         field["link"]: (node["id"], slot)

@@ -1,8 +1,8 @@
-"""The pictures of templates, help pages and README, from a real ComfyUI and its page in Chromium.
+"""Makes the pictures of templates, help pages and README, with a real ComfyUI and its page.
 
-`make pictures` runs the workflow files with the demo model in the place of their checkpoint, and
-writes workflows/*.jpg (what the page shows for a template), web/docs/pictures/*.png (each node where
-it is used), docs/pictures/graph.png, docs/pictures/help.png and docs/pictures/templates.png.
+`make pictures` runs the workflow files with the demo model instead of their checkpoint, and
+writes workflows/*.jpg (what the page shows for a template), web/docs/pictures/*.png (each node in a
+workflow), docs/pictures/graph.png, docs/pictures/help.png and docs/pictures/templates.png.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PAPER, INK, DARK = (250, 250, 250), (24, 24, 27), (0, 0, 0)
 
 @dataclass(frozen=True)
 class Template:
-    """What a workflow draws for its picture, and what is written below."""
+    """What a workflow draws for its picture, and the caption below."""
 
     caption: str
     digits: str = "1,2,3,4,5,6,7,8,9"
@@ -101,7 +101,7 @@ def _on_digits(name: str, template: Template) -> dict[str, Any]:
 
 
 def _flow_sigmas() -> Graph:
-    """Where the recommended sampler puts its steps on a flow; digits are none of that model's."""
+    """A plot of the recommended sigmas on a flow; the demo model is no flow and can't run it."""
     size = {"width": 1024, "height": 1024}
     nodes: dict[str, tuple[str, dict[str, Any]]] = {
         "model": ("DPMSolverDemo_Model", {}),
@@ -165,9 +165,9 @@ def _arrow(draw: ImageDraw.ImageDraw, middle: tuple[int, int]) -> None:
 
 @dataclass(frozen=True)
 class View:
-    """A node in a workflow: which, what else of it is in the picture, and whether it has run.
+    """A node in a workflow: which one, what else the picture shows, and whether it has run.
 
-    `instead` is the type of the node in the workflow whose place it takes.
+    `instead` is the type of the node in the workflow that it replaces.
     """
 
     workflow: str
@@ -194,7 +194,7 @@ VIEWS = {
     "DPMSolver_Calibrate": View("calibrate", ("SamplerCustom", "PreviewAny"), ran=True),
     "DPMSolver_Calibrated": View("calibrated", ("SamplerCustom", "PreviewAny"), ran=True),
 }
-# Puts a node in the place of another one, and moves what is below by what it is taller.
+# Replaces a node by another one, and moves the nodes below by the difference in height.
 REPLACE = """([type, instead]) => {
     const graph = window.app.graph, nodes = [...graph._nodes]
     const old = nodes.find((node) => node.type === instead)
@@ -211,7 +211,7 @@ REPLACE = """([type, instead]) => {
             node.pos[1] += made.size[1] - old.size[1]
     graph.remove(old)
 }"""
-# Brings nodes of these types to the middle of the window; gives the box they fill there.
+# Moves nodes of these types to the middle of the window; returns the box that they fill there.
 SHOW = """([types, scale, width, height]) => {
     const canvas = window.app.canvas
     const boxes = window.app.graph._nodes.filter((node) => types.includes(node.type))

@@ -1,9 +1,9 @@
-"""Keep this version's workflow files: later versions are tested on them.
+"""Keeps this version's workflow files: later versions are tested on them.
 
     python -m dpm_solver_nodes.tools.release
 
-copies workflows/*.json to tests/data/workflows/<version>/, and writes to its folder api/ what the
-page of a real ComfyUI makes of each: the values, by the names of the inputs they are meant for.
+copies workflows/*.json to tests/data/workflows/<version>/. The page of a real ComfyUI converts each of
+them to the API format, in which inputs have names; these go to the folder api/ there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .server import HostError, start
 
 
 def version() -> str:
-    """As pyproject.toml says."""
+    """The version in pyproject.toml."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (found,) = re.findall(r'^version = "(.+)"$', text, re.MULTILINE)
     return str(found)
@@ -42,7 +42,7 @@ def main() -> int:
         ):
             for path in sorted((ROOT / "workflows").glob("*.json")):
                 workflow = json.loads(path.read_text(encoding="utf-8"))
-                browser.load(page, workflow)  # a picture that it asks for may well be missing
+                browser.load(page, workflow)  # a picture that it loads may be missing
                 graph = browser.converted(page)
                 shutil.copy(path, folder)
                 text = json.dumps(graph, indent=1, ensure_ascii=False)

@@ -4,7 +4,7 @@
         outputs = server.run(graph)
         png = server.image(outputs["9"]["images"][0])
 
-Only the standard library is imported here; torch never is.  `python tools/server.py [version]` prints
+This module imports only the standard library.  `python tools/server.py [version]` prints
 the folder of that ComfyUI.
 """
 
@@ -42,7 +42,7 @@ RELEASES = {
 }
 DEFAULT = "0.30.0"
 
-# What keeps a host from calling home, and its log plain.
+# These keep the host from contacting other servers, and its log plain.
 OFFLINE = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -71,9 +71,9 @@ class PromptError(RuntimeError):
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """The cache folder's entry `name`: `make(path)` writes the file or folder at the first call.
+    """The file or folder `name` in the cache folder; at the first call `make(path)` writes it.
 
-    It appears under its name only when complete, and is made once even under several processes.
+    It gets its name only when it is complete, and is made once even if several processes ask for it.
     """
     import fcntl
 
@@ -96,7 +96,7 @@ def comfyui(version: str = DEFAULT) -> Path:
     """The folder of a ComfyUI, downloaded once; COMFYUI_PATH names a checkout to use instead."""
     if own := os.environ.get("COMFYUI_PATH"):
         if not Path(own, "main.py").is_file():
-            raise HostError(f"COMFYUI_PATH is {own}, which holds no main.py of ComfyUI")
+            raise HostError(f"COMFYUI_PATH is {own}, which has no main.py of ComfyUI")
         return Path(own).resolve()
     if version not in RELEASES:
         raise HostError(f"no source for ComfyUI {version} is known, only {', '.join(RELEASES)}")
@@ -104,22 +104,23 @@ def comfyui(version: str = DEFAULT) -> Path:
 
 
 def environment(version: str = DEFAULT, python: str = "", torch: str = "") -> Path:
-    """A Python with what that ComfyUI and the pack require, made once by uv where it isn't this one.
+    """A Python with what that ComfyUI and the pack require: this one, or one that uv makes once.
 
     COMFYUI_PYTHON names one to use instead, such as that of the checkout at COMFYUI_PATH.
 
     Args:
-        version: of ComfyUI.
-        python: as "3.12", and `torch`, as "2.8.0": others than those that run here.
+        version: the version of ComfyUI.
+        python: another Python than this one, such as "3.12".
+        torch: another torch than the one here, such as "2.8.0".
     """
     if own := os.environ.get("COMFYUI_PYTHON"):
-        return Path(own).absolute()  # not resolved: a virtual environment's is a link
+        return Path(own).absolute()  # not resolved: in a virtual environment it is a link
     here, installed = f"{sys.version_info[0]}.{sys.version_info[1]}", _installed("torch")
     others = python not in ("", here) or torch not in ("", installed)
     if "COMFYUI_PATH" in os.environ or (version == DEFAULT and not others):
         return Path(sys.executable)
     torch = torch or installed
-    # torchvision names the torch it goes with; a torchaudio does not always, and is no newer than it.
+    # torchvision requires its own torch; torchaudio doesn't always, and is never newer than that.
     torches = [f"torch=={torch}", f"torchaudio<={torch}"]
     requirements = comfyui(version) / "requirements.txt"
     of_the_pack = Path(__file__).resolve().parents[1] / "requirements.txt"
@@ -176,7 +177,7 @@ def _uv() -> str:
 
 
 def _pip() -> list[str]:
-    """A pip; environments made by uv have none, and uv has no `download` of its own."""
+    """A pip: environments made by uv have none, and uv has no `download`."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     return [_uv(), "tool", "run", "--quiet", "--python", sys.executable, "pip"]
@@ -205,8 +206,8 @@ def start(
     """Start ComfyUI on the CPU, on a free port of this machine only; stop it whatever happens.
 
     `work` becomes the host's base directory: models/, input/, output/, custom_nodes/, and host.log.
-    `custom_nodes` maps a folder's name there to the pack it stands for.  `python` and `torch` are as
-    for `environment`, and `arguments` go to main.py.
+    `custom_nodes` maps a folder's name there to the pack to link.  For `python` and `torch` see
+    `environment`; `arguments` go to main.py.
     """
     work = Path(work).resolve()
     for name in ("custom_nodes", "input", "output", "models/checkpoints"):
@@ -234,7 +235,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # its own group: Ctrl-C reaches us alone, and we stop it all
+            start_new_session=True,  # a group of its own: Ctrl-C reaches only us, and we stop it
         )
         stack.callback(stop, process)
         server = Server(f"http://127.0.0.1:{port}", work, process, version)
@@ -261,7 +262,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """SIGTERM and SIGHUP end this process as Ctrl-C does, which pytest too takes as the end of it."""
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does; pytest handles that, too."""
 
     def leave(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -278,7 +279,7 @@ def signals_as_exceptions() -> Iterator[None]:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process group: politely, then for certain, also when interrupted meanwhile."""
+    """End the process group: ask first, then kill it, even if interrupted meanwhile."""
     try:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -304,12 +305,12 @@ class Server:
         self.version = version
         self.client_id = uuid.uuid4().hex
         self._process = process
-        # A proxy from the environment must not stand between us and our own machine.
+        # Requests to this machine must not go through a proxy from the environment.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     @property
     def python_pid(self) -> int:
-        """The host's process id, which is also its process group's."""
+        """The host's process id, and its process group's."""
         return self._process.pid
 
     def log(self, lines: int = 0) -> str:
@@ -386,12 +387,12 @@ class Server:
         self.request("/interrupt", b"{}")
 
     def image(self, reference: Mapping[str, str]) -> bytes:
-        """The file of an entry such as outputs["9"]["images"][0]."""
+        """The content of the file in an output such as outputs["9"]["images"][0]."""
         query = {key: reference.get(key, "") for key in ("filename", "subfolder", "type")}
         return self.request("/view?" + urllib.parse.urlencode(query))
 
     def upload(self, name: str, content: bytes) -> str:
-        """Put a file into the input folder, for LoadImage; the name it has there."""
+        """Put a file into the input folder, for LoadImage; return its name there."""
         boundary = uuid.uuid4().hex
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
@@ -404,7 +405,7 @@ class Server:
 
 
 def check(entry: Mapping[str, Any]) -> None:
-    """Raise PromptError if a history entry tells of an error or an interruption."""
+    """Raise PromptError if a history entry has an error or an interruption."""
     for kind, data in entry["status"]["messages"]:
         if kind == "execution_error":
             raise PromptError(data["node_type"], data["exception_message"].strip())
@@ -426,10 +427,10 @@ def events(
     on_event: Callable[[str, Any], None] | None = None,
     timeout: float = 600.0,
 ) -> list[tuple[str, Any]]:
-    """Run a graph and return what the host tells its page meanwhile, as (type, data).
+    """Run a graph and return the messages that the host sends to its page meanwhile, as (type, data).
 
-    Types are the host's ("progress", "executing", "execution_error", ...); a preview picture comes
-    as ("preview", bytes).  `on_event` sees each as it comes, and may call `server.interrupt()`.
+    Types are the host's ("progress", "executing", "execution_error", ...); a preview picture is
+    ("preview", bytes).  `on_event` gets each at once, and may call `server.interrupt()`.
     """
     import asyncio
 
@@ -444,7 +445,7 @@ def events(
             aiohttp.ClientSession() as session,
             session.ws_connect(address, max_msg_size=0) as socket,
         ):
-            await socket.receive()  # the greeting: from here on messages reach us
+            await socket.receive()  # the first message: from now on all messages reach us
             prompt_id = server.queue(graph)
             async for message in socket:
                 if message.type == aiohttp.WSMsgType.BINARY:

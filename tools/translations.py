@@ -1,12 +1,12 @@
-"""The texts of the nodes for translation: English from the nodes themselves, others held against it.
+"""The nodes' texts for translation: collects the English ones, and checks other languages.
 
-    python -m dpm_solver_nodes.tools.translations                 # write locales/en; what others lack
-    python -m dpm_solver_nodes.tools.translations --confirm zh    # zh is up to date again
+    python -m dpm_solver_nodes.tools.translations               # write locales/en, list missing texts
+    python -m dpm_solver_nodes.tools.translations --confirm zh    # zh is up to date
 
-The first starts a real ComfyUI and copies what its `/object_info` says of our nodes. A language is a
+The first starts a real ComfyUI and copies our nodes' texts from its `/object_info`. A language is a
 folder beside `locales/en`: copy that, translate `nodeDefs.json` and `main.json`, write a help page
 `web/docs/<node>/<language>.md` for each node, and confirm. `translated.json`, which `--confirm`
-writes, holds a mark of each English text, so that texts which changed since are found.
+writes, holds a digest of each English text, to find texts that changed since.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .server import HostError, start
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "locales"
 DOCS = ROOT / "web" / "docs"
-# Combos whose options are the host's schedulers or files: names, which nobody translates.
+# Combos whose options are the host's schedulers or files: names, which are not translated.
 NOT_OURS = {("DPMSolver_Candidate", "scheduler"), ("DPMSolver_Calibrated", "calibration")}
 
 
@@ -39,9 +39,9 @@ def ours(known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def node_definitions(nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """nodeDefs.json in English, in the form that the host's page reads.
+    """nodeDefs.json in English, in the format that the host's page reads.
 
-    `options` are for readers and for later pages: up to 1.47 the page shows options as they are.
+    Pages up to 1.47 show options untranslated; `options` is for later ones.
     """
     return {name: _node(name, nodes[name]) for name in sorted(nodes)}
 
@@ -109,7 +109,7 @@ def texts(language: str) -> dict[str, str]:
 
 
 def page(node: str, language: str) -> Path:
-    """Where the host's page looks for a node's help in a language."""
+    """The file in which the host's page looks for a node's help in a language."""
     return DOCS / (f"{node}.md" if language == "en" else f"{node}/{language}.md")
 
 
@@ -121,12 +121,12 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
 
 
 def marks() -> dict[str, str]:
-    """A mark of each English text, by which a change of it is seen."""
+    """A digest of each English text, to recognise a change."""
     return {key: hashlib.sha256(text.encode()).hexdigest()[:8] for key, text in texts("en").items()}
 
 
 def differences(language: str) -> list[str]:
-    """What a language lacks, has without need, and may have to say anew; a line for each."""
+    """A line for each text that a language lacks, has too much, or must check as English changed."""
     english, translated = texts("en"), texts(language)
     confirmed = read(LOCALES / language / "translated.json")
     lines = [f"missing: {key}" for key in english if not translated.get(key)]
@@ -145,7 +145,7 @@ def differences(language: str) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dpm_solver_nodes.tools.translations")
     parser.add_argument(
-        "--confirm", metavar="LANGUAGE", help="this language says what English says now"
+        "--confirm", metavar="LANGUAGE", help="confirm that this language is up to date"
     )
     language = parser.parse_args(arguments).confirm
     try:

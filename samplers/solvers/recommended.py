@@ -44,6 +44,11 @@ FIRST_STEP = 1.0
 is high enough the model's output is the average of all images."""
 
 
+SAME_END = 1.001
+"""A list that ends at the model's lowest sigma, but for this factor, is not extrapolated to zero: the
+model's output there is the image."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A solver for one number of calls.
@@ -166,11 +171,24 @@ def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
         call += grid.repeats[i]
         at = min(call + i, row.calls - 1)
         c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
+        if end.sigma == 0.0 and c:
+            share = to_zero(levels[i - 1] - levels[i]) / to_zero(math.log(row.s[-2] / row.s[-1]))
+            at_end = start.sigma <= SAME_END * (grid.schedule.sigma_min or 0.0)
+            c = () if at_end else tuple(weight * share for weight in c)
         state = end.sigma / start.sigma
         total = end.alpha - start.alpha * state
         outputs = (total * (1.0 + sum(c)), *(-total * weight for weight in c))
         steps.append(Step(start.sigma, end.sigma, state, outputs, order=1 + len(c)))
     return grid.plan(steps)
+
+
+def to_zero(h: float) -> float:
+    """The weight of the last output but one in the last step, after a step of length h.
+
+    It is exact for outputs that change with the square of s, as they do near s = 0. Hosts move the
+    last sigmas to whole times, so a row's weights are scaled by it.
+    """
+    return 1.0 / math.expm1(2.0 * h)
 
 
 def weights(levels: Sequence[float], slope: float, curvature: float) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from dpm_solver_nodes.benchmarks.measure import (
     measure,
     summary,
 )
-from dpm_solver_nodes.benchmarks.ours import OURS, prepare
+from dpm_solver_nodes.benchmarks.pack_samplers import OURS, prepare
 from dpm_solver_nodes.benchmarks.peers import Candidate, Run
 from dpm_solver_nodes.benchmarks.quality import shortlist
 from dpm_solver_nodes.benchmarks.report import report

@@ -87,8 +87,8 @@ def contents() -> dict[str, str]:
     """Digest of every file of the pack, tools' folders and caches aside."""
     files = [
         path
-        for room in (".", "samplers", "lab", "hosts")
-        for path in ((ROOT / room).iterdir() if room == "." else (ROOT / room).rglob("*"))
+        for folder in (".", "samplers", "lab", "hosts")
+        for path in ((ROOT / folder).iterdir() if folder == "." else (ROOT / folder).rglob("*"))
         if path.is_file()
     ]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -117,10 +117,10 @@ def test_the_lab_imports_no_host_and_matplotlib_late(path: Path) -> None:
         if isinstance(node, ast.Import)
         for alias in node.names
     }
-    rooms: set[str] = set()
+    folders: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            (rooms if node.level else names).add(node.module.split(".")[0])
+            (folders if node.level else names).add(node.module.split(".")[0])
     at_the_top = {
         node.module.split(".")[0]
         for node in tree.body
@@ -131,7 +131,7 @@ def test_the_lab_imports_no_host_and_matplotlib_late(path: Path) -> None:
         <= {*("torch", "numpy", "PIL", "einops", "matplotlib"), "safetensors"}
         | sys.stdlib_module_names
     )
-    assert "hosts" not in rooms and "nodes" not in rooms
+    assert "hosts" not in folders and "nodes" not in folders
     assert not {"matplotlib", "einops"} & at_the_top
 
 

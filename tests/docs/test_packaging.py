@@ -30,7 +30,7 @@ PACK = "dpm_solver_nodes"
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 
 # What a host runs, shows or loads: folders, with the kinds of files in them, and files of the root.
-ROOMS = {
+FOLDERS = {
     "samplers": {".py", ".json"},
     "lab": {".py"},
     "hosts": {".py"},
@@ -139,13 +139,13 @@ def test_each_push_and_pull_request_is_tested() -> None:
 
 def test_the_archive_holds_what_a_host_needs_and_nothing_else() -> None:
     for name in archive():
-        room = Path(name).parts[0]
-        fits = Path(name).suffix in ROOMS.get(room, ()) if "/" in name else name in OF_THE_ROOT
+        folder = Path(name).parts[0]
+        fits = Path(name).suffix in FOLDERS.get(folder, ()) if "/" in name else name in OF_THE_ROOT
         assert fits, f"{name} is neither needed at run time nor left out by .comfyignore"
     assert set(archive()) >= OF_THE_ROOT
-    left_out = {name for name in files() if Path(name).parts[0] in ROOMS} - set(archive())
+    left_out = {name for name in files() if Path(name).parts[0] in FOLDERS} - set(archive())
     assert not left_out
-    assert {Path(name).parts[0] for name in archive() if "/" in name} == set(ROOMS)
+    assert {Path(name).parts[0] for name in archive() if "/" in name} == set(FOLDERS)
 
 
 def test_the_archive_is_small() -> None:
@@ -177,12 +177,12 @@ def test_all_that_the_pack_imports_is_in_the_archive() -> None:
     reached, new = (
         set(),
         {"__init__.py", "hosts/webui/menus.py"},
-    )  # the doors; the second by its name
+    )  # the entry points; the second by its name
     while new:
         reached |= new
         new = {found for name in new for found in imports(name)} - reached
-    doors = {"install.py", "scripts/dpm_solver_samplers.py"}
-    assert modules - doors - reached == set(), "nothing imports these"
+    entry_points = {"install.py", "scripts/dpm_solver_samplers.py"}
+    assert modules - entry_points - reached == set(), "nothing imports these"
 
 
 # the wheel

@@ -15,7 +15,16 @@ from dpm_solver_nodes.samplers.plan import Weights
 from dpm_solver_nodes.samplers.solvers.fitted import Calibration, Fitted
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = (".", "demo", "hosts", "lab", "samplers", "scripts", "tests/support/probe_nodes", "tools")
+FOLDERS = (
+    ".",
+    "demo",
+    "hosts",
+    "lab",
+    "samplers",
+    "scripts",
+    "tests/support/probe_nodes",
+    "tools",
+)
 FORBIDDEN = set('<>:"/\\|?*') | {chr(code) for code in range(32)}
 """In a file's name on Windows."""
 
@@ -160,7 +169,9 @@ def test_loads_under_the_name_of_a_windows_path() -> None:
 
 
 SOURCES = sorted(
-    path for room in ROOMS for path in (ROOT / room).glob("*.py" if room == "." else "**/*.py")
+    path
+    for folder in FOLDERS
+    for path in (ROOT / folder).glob("*.py" if folder == "." else "**/*.py")
 )
 
 

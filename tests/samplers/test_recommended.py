@@ -182,12 +182,12 @@ def test_one_sigma_gives_the_start_back() -> None:
     assert torch.equal(sample_recommended(Mixture(), start(), [14.6], disable=True), start())
 
 
-@pytest.mark.parametrize("name", ["sd", "edm", "zero-snr", "flow3", "flow12"])
+@pytest.mark.parametrize("name", ["sd", "edm", "flow3", "flow12"])
 @pytest.mark.parametrize("problem", [fields((24, 24), 2.3, 6.0, 3), digits(0.3, 5.0, 3)], ids=str)
 def test_more_calls_come_closer(problem: Problem, name: str) -> None:
-    """On exact models that are in no fit, up to 60 calls, as far as the error can be seen."""
+    """On exact models that are in no fit, as far as the error can be seen."""
     process = PROCESSES[name]
-    schedule = FLOW if process.flow else VE
+    schedule = replace(FLOW if process.flow else VE, sigma_min=process.sigma_min)
     top = process.alpha(process.sigma_max)
     start = process.start(problem.noise())
     solution = problem.solve(start, process.s_max, process.s_min, 300)
@@ -201,7 +201,7 @@ def test_more_calls_come_closer(problem: Problem, name: str) -> None:
         images = sample_recommended(model, start * top, sigmas, disable=True, schedule=schedule)
         return float(error(images, solution).exp())
 
-    distances = [distance(calls) for calls in (3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60)]
+    distances = [distance(calls) for calls in (3, 5, 8, 10, 12, 20, 30)]
     for sooner, later in itertools.pairwise(distances):
         assert later < 1.1 * sooner or later < 2e-3, distances
     assert distances[-1] < 0.02 * distances[0], distances

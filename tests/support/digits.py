@@ -1,4 +1,4 @@
-"""Graphs on the demo's digit model, and what came of them: the latent and the number of calls."""
+"""Graphs on the demo's digit model, and their results: the latent and the number of calls."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ADAPTIVE = [entry.id for entry in CATALOG if entry.adaptive]
 STOCHASTIC = [entry.id for entry in CATALOG if entry.stochastic]
 CFG_PP = [entry.id for entry in CATALOG if entry.cfg_pp]
 ODE = [name for name in MENU if name not in STOCHASTIC + CFG_PP]
-"""Those that solve the one equation: from the same noise they all come to the same image."""
+"""Samplers that solve the same ODE: from the same noise they converge to the same image."""
 ODE_FIXED = [name for name in ODE if name in FIXED]
 SCHEDULERS = ["dpm_solver_log_snr", "karras", "normal", "simple"]
 
 MODEL = ["model", 0]
-"""The demo model, patched if so asked for, with its calls counted: what every sampler is given."""
+"""The demo model with its calls counted, and with patches if asked for. Every sampler gets it."""
 EMPTY = {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 1}}
 ADAPTIVE_NODE = {
     **{"algorithm": "dpmsolver++", "order": 3, "solver_type": "dpmsolver", "rtol": 0.05},
@@ -80,7 +80,7 @@ def scheduled(scheduler: str, steps: int, denoise: float = 1.0) -> Node:
 
 
 def listed(sigmas: str) -> Node:
-    """Exactly these sigmas."""
+    """A node that gives exactly these sigmas."""
     return node("ManualSigmas", sigmas=sigmas)
 
 
@@ -96,7 +96,7 @@ def ksampler(
     digit: str = "3",
     **inputs: Any,
 ) -> Graph:
-    """KSampler, or KSamplerAdvanced where `start_at_step` is among the inputs."""
+    """KSampler, or KSamplerAdvanced if `start_at_step` is among the inputs."""
     advanced = "start_at_step" in inputs
     settings: dict[str, Any] = {"steps": 20, "cfg": 2.0, "scheduler": "karras"}
     if advanced:
@@ -160,7 +160,7 @@ def custom_advanced(sampler: Node, sigmas: Node, **options: Any) -> Graph:
 
 
 def _with_model(sampler: Node, patches: Patches, digit: str) -> Graph:
-    """Each of `patches` is a node that takes a model and gives one; its own is filled in."""
+    """The model with patches. Each is a node from a model to a model; its model input is filled in."""
     graph = {"model0": node("DPMSolverDemo_Model")}
     for i, patch in enumerate(patches):
         inputs = {**patch["inputs"], "model": [f"model{i}", 0]}
@@ -174,7 +174,7 @@ def _with_model(sampler: Node, patches: Patches, digit: str) -> Graph:
 
 
 def watched(graph: Graph) -> tuple[Graph, str]:
-    """The graph with its calls counted and its samples saved, and the name of both."""
+    """The graph with counted calls and saved samples, and the name of both."""
     name = f"run-{uuid.uuid4().hex}"
     count = node("DPMSolverTest_Count", **{**graph["model"]["inputs"], "key": name})
     save = node("DPMSolverTest_SaveLatent", samples=["sample", 0], name=name)
@@ -188,7 +188,7 @@ def sample(host: Server, graph: Graph) -> Sampled:
 
 
 def complaint(host: Server, graph: Graph) -> tuple[str, int]:
-    """The one clear sentence a graph fails with, and the calls it took until then."""
+    """The sentence that a graph fails with, and the calls it made until then."""
     graph, name = watched(graph)
     try:
         host.run(graph)

@@ -1,6 +1,6 @@
-"""Models whose denoiser is exact and which solvers find hard: stand-ins for large models.
+"""Models with an exact denoiser that are hard to solve: substitutes for large models.
 
-Each is called as a model is, and knows the converged image of a start (see `converged`).
+Each is called like a model; `converged` gives the converged image of a start.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Fields:
     """A mixture of Gaussian fields with a natural image's spectrum, |f|^-power, in its modes.
 
     Args:
-        guidance: each image is guided to a class of its own; 0 is none.
+        guidance: scale of the guidance of each image to a class of its own; 0 for none.
     """
 
     def __init__(self, flow: bool, size: int, power: float, guidance: float, seed: int = 0) -> None:
@@ -70,7 +70,7 @@ def noise(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
 
 
 def converged(model: Model, sigma: float, steps: int = 300) -> torch.Tensor:
-    """Where the ODE leads from `model.start(sigma)`: classical Runge-Kutta in log(sigma / alpha)."""
+    """The ODE's solution from `model.start(sigma)`, by classical Runge-Kutta in log(sigma / alpha)."""
 
     def slope(level: float, z: torch.Tensor) -> torch.Tensor:
         return z - denoised(level, z)
@@ -81,7 +81,7 @@ def converged(model: Model, sigma: float, steps: int = 300) -> torch.Tensor:
         return model(z * (1.0 - s if model.flow else 1.0), torch.tensor([s]))
 
     x = model.start(sigma)
-    if model.flow and sigma == 1.0:  # an Euler step leads away from where alpha is 0
+    if model.flow and sigma == 1.0:  # an Euler step leaves sigma = 1, where alpha is 0
         sigma = 0.9995
         x = sigma * x + (1.0 - sigma) * model(x, torch.tensor([1.0]))
     alpha = 1.0 - sigma if model.flow else 1.0

@@ -1,9 +1,9 @@
-"""Graphs drawn at random: valid ones with any settings, and ones with something wrong in them.
+"""Random graphs: valid ones with any settings, and ones with a fault.
 
-What there is to choose from, nodes, inputs, limits and menus, is read from the host's /object_info, so
-that new ones are drawn as soon as they are there.  A seed makes the same case again on the same host.
+Nodes, inputs, limits and menus are read from the host's /object_info, so that new ones are used at
+once.  The same seed makes the same case on the same host.
 
-Each case takes a bounded time: long lists are cut before they are sampled, and images are tiny.
+The time of each case is bounded: long lists are cut before they are sampled, and images are tiny.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ LINKED: Mapping[str, Sequence[Any]] = {
     "BOOLEAN": (True, False),
     "STRING": ("", "nope", "2", "taylor", "nan"),
 }
-"""What comes out of a node that holds one value: no limit of the next node's input is checked."""
+"""Nodes that output one value: the host doesn't check it against the limits of the next input."""
 
 LATENTS: Mapping[str, torch.Tensor] = {
     "one": torch.linspace(-1.0, 1.0, 256).reshape(1, 1, 16, 16),
@@ -77,7 +77,7 @@ LATENTS: Mapping[str, torch.Tensor] = {
     "infinite": torch.full((1, 1, 16, 16), INF),
     "huge": torch.full((1, 1, 16, 16), 1e30),
 }
-"""To be loaded with LoadLatent, as fuzz-<name>.latent."""
+"""Latents to load with LoadLatent, as fuzz-<name>.latent."""
 TAME_LATENTS = ("one", "three", "wide", "half")
 
 # --- what the host offers ------------------------------------------------------------------------
@@ -89,7 +89,7 @@ class Field:
 
     Attributes:
         kind: INT, FLOAT, BOOLEAN, STRING, COMBO or the type of a link.
-        choices: of a COMBO.
+        choices: the choices of a COMBO.
         limits: default, min, max, ...
     """
 
@@ -134,7 +134,7 @@ class Offer:
             )
             if [(field.name, field.kind) for field in self.fields(name)] == [("value", kind)]
         }
-        """Type -> a node that gives one value of it."""
+        """Type -> a node that outputs a value of this type."""
 
     def fields(self, class_type: str) -> list[Field]:
         """A node's inputs; none if the host does not know it."""
@@ -175,11 +175,11 @@ class Case:
     """A graph to be run.
 
     Attributes:
-        seed: makes it again.
-        name: of the saved samples, and of the model's calls; `<name>-start` is the latent before.
+        seed: the seed that makes it again.
+        name: names the saved samples and the counted calls; `<name>-start` is the latent before.
         changes: what is wrong in it, in words; empty for a valid graph.
-        tame: nothing in it is so far out that infinity or NaN may come of it; of its sigmas only the
-            run can tell.
+        tame: no setting is so extreme that infinity or NaN may result; this leaves out sigmas, which
+            only the run shows.
     """
 
     seed: str

@@ -1,4 +1,4 @@
-"""A stand-in for a Mac's GPU, whose tensors know no float64 and must not be copied without waiting."""
+"""Imitates a Mac's GPU: it has no float64, and non-blocking copies corrupt data there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LikeMPS(torch.Tensor):
 
 @contextmanager
 def only_waiting_copies() -> Iterator[None]:
-    """Refuses copies that are not waited for, which would corrupt data there."""
+    """Refuses non-blocking copies, which would corrupt data there."""
 
     def refusing(copy: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def checked(*args: Any, non_blocking: bool = False, **kwargs: Any) -> torch.Tensor:

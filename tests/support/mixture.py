@@ -47,8 +47,8 @@ class Mixture:
     posterior mean of x0 is mean + alpha s^2 / (alpha^2 s^2 + sigma^2) (x - alpha mean).
 
     Args:
-        schedule: how alpha follows from sigma.
-        shape: of one image; by default the data's. Another shape takes the first of their numbers.
+        schedule: gives alpha for sigma.
+        shape: shape of one image; by default the data's. Another shape takes the data's first numbers.
     """
 
     def __init__(

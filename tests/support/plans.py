@@ -1,4 +1,4 @@
-"""Plans from their settings by place, as tests of many plans want them."""
+"""Makes plans from positional settings, for tests of many plans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests ask of the nodes in `probe/`."""
+"""Reads what the nodes in `probe_nodes/` recorded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def reset_counts(server: Server) -> None:
 
 
 def latent(server: Server, name: str = "latent") -> torch.Tensor:
-    """What DPMSolverTest_SaveLatent wrote under this name."""
+    """The latent that DPMSolverTest_SaveLatent saved under this name."""
     path = server.work / "output" / f"{name}.safetensors"
     return safetensors.torch.load_file(path)["samples"]

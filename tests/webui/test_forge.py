@@ -108,7 +108,7 @@ def test_a_calibrated_solver_brings_its_own_sigmas(webui: WebUI) -> None:
 
 HIRES = {
     "enable_hr": True,
-    "hr_scale": 1.5,
+    "hr_scale": 2,
     "hr_upscaler": PROGRAM.upscaler,
     "denoising_strength": 0.6,
     "hr_second_pass_steps": 4,
@@ -119,7 +119,7 @@ HIRES = {
 @pytest.mark.parametrize("name", SOME)
 def test_hires_fix(webui: WebUI, name: str) -> None:
     result = webui.txt2img(sampler_name=name, **HIRES)
-    assert result.images[0].shape == (96, 96, 3)
+    assert result.images[0].shape == (128, 128, 3)
     last = webui.last()
     assert last["shown"] == 5 + 4
     if name == ADAPTIVE:

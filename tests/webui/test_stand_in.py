@@ -1,4 +1,4 @@
-"""The door for webui, against a stand-in of its modules, loaded as the hosts load it."""
+"""Our modules for webui, against a substitute for its modules, loaded as the hosts load them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Measure the pack on other ComfyUIs, Pythons and torches, as a table for the README.
 
-    python -m dpm_solver_nodes.tools.compatibility                 all of them
-    python -m dpm_solver_nodes.tools.compatibility 0.18.2 3.10     those of which the name holds either
+    python -m dpm_solver_nodes.tools.compatibility                 all combinations
+    python -m dpm_solver_nodes.tools.compatibility 0.18.2 3.10     only names with either part
 
-Each is a real ComfyUI on the CPU in an environment that uv makes and the cache folder keeps; a torch
-takes some GB (`UV_TORCH_BACKEND=cpu` makes uv take the small builds, `--discard` removes each
-environment when it is measured).  uv must find the Pythons, or be able to download them.
+Each is a real ComfyUI on the CPU, in an environment that uv makes in the cache folder.  A torch takes
+some GB: `UV_TORCH_BACKEND=cpu` makes uv take the small builds, and `--discard` removes each
+environment after its measurement.  uv must find the Pythons, or be able to download them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path(__file__).resolve().parent / "out"
 MARKS = ("<!-- compatibility -->", "<!-- /compatibility -->")
 CLOSE, CLOSE_ADAPTIVE = 1e-4, 1e-2
-"""The largest differences that are rounding; adaptive samplers go by small errors, and enlarge it."""
+"""The largest differences that count as rounding. Adaptive samplers choose steps by small errors,
+which enlarges it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table, as it is kept in the output folder."""
+    """One line of the table; the output folder keeps it as a file."""
 
     nodes: int
     samplers: int
@@ -53,7 +54,7 @@ class Row:
 
 
 def row(measured: Measured, reference: Measured) -> Row:
-    """Differences are those of the worst pixel of any image that both made."""
+    """The largest difference of a pixel, over all images that both made."""
     fixed: list[float] = []
     adaptive: list[float] = []
     for name, image in measured.images.items():
@@ -70,7 +71,7 @@ def row(measured: Measured, reference: Measured) -> Row:
 
 
 def table(rows: Iterable[tuple[Combination, Row]]) -> str:
-    """In Markdown."""
+    """The table in Markdown."""
     lines = [
         "| ComfyUI | Python | torch | Nodes | Samplers | Worst pixel | If adaptive | Result |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -97,7 +98,7 @@ def _shown(difference: float | None) -> str:
 
 
 def kept(folder: Path) -> list[tuple[Combination, Row]]:
-    """What was measured, now or earlier, in the order of the combinations."""
+    """All results, new and earlier ones, in the order of the combinations."""
     found = []
     for combination in COMBINATIONS:
         path = folder / f"{combination.name}.json"
@@ -108,7 +109,7 @@ def kept(folder: Path) -> list[tuple[Combination, Row]]:
 
 
 def into_readme(text: str, path: Path) -> bool:
-    """Put the table between the README's marks, where it has them."""
+    """Put the table between the README's marks, if it has them."""
     readme = path.read_text(encoding="utf-8")
     before, start, rest = readme.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
@@ -124,7 +125,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="parts of names (ComfyUI-Python-torch)")
-    parser.add_argument("--list", action="store_true", help="the names, and nothing else")
+    parser.add_argument("--list", action="store_true", help="only print the names")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="where the results are kept")
     parser.add_argument("--table", type=Path, help="a file for the table, instead of the README")
     parser.add_argument("--discard", action="store_true", help="remove each environment afterwards")
@@ -163,7 +164,7 @@ def main() -> int:
 
 
 def discard(combination: Combination) -> None:
-    """Remove an environment of the cache folder; that which runs here stays."""
+    """Remove an environment from the cache folder, unless this process runs in it."""
     place = environment(*combination).parents[1]
     if place != Path(sys.prefix) and place.name.endswith("-lab"):
         shutil.rmtree(place)

@@ -1,4 +1,4 @@
-"""What is checked on one host: that all of the pack is there and runs, and what it makes."""
+"""Checks on one host: all of the pack is there and runs. Keeps the images that it makes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MENUS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What a host made of it all; `failures` are sentences, each about one thing."""
+    """A host's results; each of `failures` is a sentence about one fault."""
 
     nodes: int = 0
     images: Mapping[str, Sampled] = field(default_factory=dict)
@@ -51,12 +51,12 @@ class Measured:
 
     @property
     def samplers(self) -> int:
-        """Of the menu, those that took the calls they should."""
+        """How many samplers of the menu made the right number of calls."""
         return sum(_calls_fit(name, self.images[name]) for name in MENU if name in self.images)
 
 
 def measure(combination: Combination) -> Measured:
-    """Start that host with the pack and check it; what goes wrong is among the failures."""
+    """Start that host with the pack and check it. Faults are among the failures."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             with _started(combination, Path(folder), PACKS) as server:
@@ -65,7 +65,7 @@ def measure(combination: Combination) -> Measured:
             with_it = _last_line(error)
         try:
             with _started(combination, Path(folder), {}):
-                return Measured(failures=(f"starts without the pack alone: {with_it}",))
+                return Measured(failures=(f"starts only without the pack: {with_it}",))
         except HostError as error:
             return Measured(failures=(f"ComfyUI itself does not start: {_last_line(error)}",))
 
@@ -119,7 +119,7 @@ def _calls_fit(name: str, image: Sampled) -> bool:
 
 
 def sampling() -> dict[str, Graph]:
-    """A graph for each menu entry, and for each again as a node; the last word is the entry."""
+    """A graph for each menu entry, in KSampler and as a node; names end with the entry."""
     samplers = {name: ksampler(name, steps=STEPS) for name in MENU}
     schedulers = {
         f"scheduler {name}": ksampler("dpm_solver++_2m", scheduler=name, steps=STEPS)
@@ -134,7 +134,7 @@ def sampling() -> dict[str, Graph]:
 
 
 def lab() -> dict[str, Graph]:
-    """A graph for each node of the lab, and one for what the calibration wrote."""
+    """A graph for each node of the lab, and one that loads the saved calibration."""
     return {
         "Solver Compare": compare_graph("dpm_solver++_2m karras\neuler karras"),
         "Plot Sigmas": plot_graph(),

@@ -17,7 +17,7 @@ class Combination(NamedTuple):
 
 
 REFERENCE = Combination("0.30.0", "3.11", "2.13.0")
-"""What all others are compared with."""
+"""The combination with which all others are compared."""
 
 COMBINATIONS = (
     *(

@@ -4,7 +4,7 @@
 
 ENVIRONMENT is a virtual environment with that ComfyUI (https://github.com/hiddenswitch/ComfyUI) and
 matplotlib; the broker is a RabbitMQ that runs.  Each menu entry and each node is queued twice through
-the frontend's API; every image must come out the same, and both workers must have made some.
+the frontend's API. Both images must be equal, and both workers must have made some.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LISTENING = "health check"
 
 @contextlib.contextmanager
 def started(environment: Path, broker: str, work: Path) -> Iterator[Server]:
-    """The frontend, behind it the workers; each worker writes into an output folder of its own."""
+    """Start the frontend and the workers, each worker with an output folder of its own."""
     for name in ("custom_nodes", "input", "models"):
         (work / name).mkdir(parents=True)
     for name, pack in PACKS.items():
@@ -88,7 +88,7 @@ def _run(
 
 
 def queue_all(server: Server, rounds: int = 2) -> list[str]:
-    """Queue everything, wait for it, and say what is wrong with it."""
+    """Queue everything, wait for it, and return the faults."""
     files: dict[str, list[str]] = {}
     prompts = []
     for _ in range(rounds):
@@ -110,7 +110,7 @@ def queue_all(server: Server, rounds: int = 2) -> list[str]:
 
 
 def run_lab(server: Server) -> list[str]:
-    """One after the other, as the last takes what the calibration wrote; and what is wrong."""
+    """Faults of the lab's graphs, run one after the other: the last one loads the calibration."""
     return [line for graph in lab().values() for line in _failed(server, server.queue(graph))]
 
 
@@ -120,7 +120,7 @@ def _failed(server: Server, prompt: str) -> list[str]:
 
 
 def missing(server: Server) -> list[str]:
-    """Of the frontend's nodes and menus."""
+    """Faults in the frontend's nodes and menus."""
     nodes = server.object_info().keys()
     listed = options(server, "KSampler", "sampler_name")
     return [f"{name} is not listed" for name in sorted((NODES - nodes) | (set(MENU) - set(listed)))]

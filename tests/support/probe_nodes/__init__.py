@@ -82,7 +82,7 @@ class Slow(_AroundPrediction):
 
 
 class NaN(_AroundPrediction):
-    """Every prediction from number `call` on (counted from 0), and before `until`, is not a number."""
+    """Predictions from number `call` (counted from 0) to before `until` are NaN."""
 
     INPUTS = {"call": ("INT", {"default": 0, "min": 0, "max": 10000})}
     OPTIONAL = {"until": ("INT", {"default": 10000, "min": 0, "max": 10000})}
@@ -129,7 +129,7 @@ class Nudge:
             return args["denoised"] + 0.1 * (args["denoised"] - again)
 
         def guided(args: dict[str, Any]) -> torch.Tensor:
-            """Of noise: what a cfg function gets and gives is the input minus the denoised."""
+            """A cfg function takes and returns noise: the input minus the denoised output."""
             return nudge(args["uncond"] + args["cond_scale"] * (args["cond"] - args["uncond"]))
 
         patched = model.clone()
@@ -201,9 +201,9 @@ class Mask:
 
 
 class Switch:
-    """Below a sigma another model predicts, as where an expert for the last steps takes over.
+    """Below a sigma another model predicts, as with two-expert models.
 
-    The other one is this model with what it sees halved, which is good enough for a change.
+    The other one is this model with its input halved.
     """
 
     CATEGORY = "_for_testing/dpm-solver"

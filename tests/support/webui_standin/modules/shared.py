@@ -11,6 +11,6 @@ FORGE = True
 opts = Options(eta_ancestral=1.0, s_noise=1.0, img2img_fix_steps=False)
 state = SimpleNamespace(interrupted=False, skipped=False, sampling_step=0, sampling_steps=0)
 total_steps_shown: list[int] = []
-"""Of the bar for the whole job: one entry per update."""
+"""The progress bar of the whole job: one entry per update."""
 
 sd_model: Any = None

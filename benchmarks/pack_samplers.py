@@ -1,9 +1,9 @@
 """This pack's candidates for `quality.py`, in one table.
 
-To add one, add a line to OURS: from a scenario and a number of model calls to a sampler, as
-`samplers.sample_*` are, and its sigmas. It is built once per scenario and number of calls, and calls
-of the model that it makes meanwhile (of `scenario.make(classes=...)`) are its preparation: they are
-not counted. A name "sampler, spacing" is shown in two columns.
+To add one, add a line to OURS: a function of a scenario and a number of model calls that returns a
+sampler, such as `samplers.sample_*`, and its sigmas. It is called once per scenario and number of
+calls. Model calls that it makes itself (of `scenario.make(classes=...)`) are preparation and not
+counted. A name "sampler, spacing" is shown in two columns.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Build = Callable[[Scenario, int], tuple[Sampler, Sigmas]]
 
 
 def sampler_of(entry: Entry, scenario: Scenario) -> Sampler:
-    """An entry as hosts run it on such a model."""
+    """The sampler of an entry, as hosts run it on such a model."""
     return partial(sample, entry.options.on(scenario.schedule), schedule=scenario.schedule)
 
 
 def spaced(spacing: str, scenario: Scenario, calls: int) -> list[float]:
-    """One of SPACINGS from sigma_max to sigma_min, and 0: for one call each."""
+    """Sigmas for this number of calls: one of SPACINGS from sigma_max to sigma_min, and 0."""
     if spacing not in TIME_POWERS:
         return scenario.log_snr(calls)
     times = (1.0, LAST_TIME, calls - 1, TIME_POWERS[spacing])
@@ -63,7 +63,7 @@ OURS: dict[str, Build] = {
     for spacing in SPACINGS
 }
 FIT_SEED, FIT_CLASSES = 1000, (0, 3, 5)
-"""What calibrations are fitted on: noises and classes; most of the images measured are of others."""
+"""The noises and classes that calibrations are fitted on; most measured images are of others."""
 
 
 def recommended(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
@@ -73,7 +73,7 @@ def recommended(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
 
 
 def calibrated(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
-    """As DPM-Solver Calibrate does with its defaults: 20 seeds, 8 held out, 5000 model calls."""
+    """A solver calibrated with the node's defaults: 20 seeds, 8 held out, 5000 model calls."""
     sampler, sigmas = recommended(scenario, calls)
     ends = scenario.sigma_max, scenario.sigma_min
     starts = scenario.start(scenario.noise(28, FIT_SEED))
@@ -95,7 +95,7 @@ def calibrated(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
 OURS["recommended"] = recommended
 OURS["calibrated"] = calibrated
 ALWAYS = ("recommended", "calibrated")
-"""Samplers of OURS that run in every scenario, whatever does well elsewhere."""
+"""Samplers of OURS that run in every scenario, even if they are not among the best elsewhere."""
 
 
 def prepare(build: Build, scenario: Scenario, calls: int) -> Run:
@@ -109,7 +109,7 @@ def prepare(build: Build, scenario: Scenario, calls: int) -> Run:
 
 
 def our_candidates(scenario: Scenario) -> tuple[list[Candidate], list[Omitted]]:
-    """OURS, and what the catalogue lists with the schedulers of ComfyUI."""
+    """OURS, and the catalogue's samplers with ComfyUI's schedulers."""
     found = [
         Candidate(FAMILY, *_columns(name), partial(prepare, build), as_asked=True)
         for name, build in OURS.items()

@@ -1,4 +1,4 @@
-"""Importing from ComfyUI's tree, which is a program's and no package."""
+"""Imports modules of ComfyUI, which is a program and no installed package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..tools.server import comfyui
 
 @contextmanager
 def comfyui_importable(arguments: Sequence[str]) -> Iterator[None]:
-    """The tree on the path, and its command line, while its modules are imported."""
+    """Put ComfyUI's folder on sys.path, and set its command line, while its modules are imported."""
     tree = str(comfyui())
     argv, sys.argv = sys.argv, ["main.py", *arguments]
     sys.path.insert(0, tree)

@@ -1,13 +1,13 @@
-"""How a calibration holds beyond what it was fitted on.
+"""How accurate a calibration is at other guidance, for other classes, and in image to image.
 
-    python -m dpm_solver_nodes.benchmarks.beyond
+    python -m dpm_solver_nodes.benchmarks.calibration_transfer
 
 Calibrates for 5, 8 and 10 calls on three classes and the guidance of each guided scenario of
 `quality.py`, and measures, on 64 images of the other classes: the same guidance, 30 percent less and
 more, and image to image from a start a third down the list, at one of the calibrated sigmas. Each
-number is the geometric mean over images of the distance to the converged solution of that very ODE;
-beside the calibrated solver stand the recommended one and DPM++ 2M on Karras' sigmas, at the same
-number of calls. Takes some five minutes.
+number is the geometric mean over images of the distance to the converged solution of the same ODE. The
+recommended sampler and DPM++ 2M on Karras' sigmas are measured, too, at the same number of calls. It
+takes about five minutes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ..lab.metrics import distance
 from ..samplers import sample_multistep
 from ..samplers.sample import sample_recommended
 from ..samplers.solvers.recommended import recommended_sigmas
-from . import digits, ours
+from . import digits, pack_samplers
 from .scenarios import SCENARIOS, Counted, DemoDenoiser, GuidedDenoiser, Scenario
 
 IMAGES, SEED = 64, 0
 CALLS = (5, 8, 10)
 FINE = 400
-OTHER_CLASSES = tuple(k for k in range(10) if k not in ours.FIT_CLASSES)
+OTHER_CLASSES = tuple(k for k in range(10) if k not in pack_samplers.FIT_CLASSES)
 
 
 @dataclass(frozen=True)
 class Case:
-    """Where a calibration is tried: guidance as a multiple of the fit's, and where the run starts."""
+    """How a calibration is tested: guidance as a multiple of the fit's, and where the run starts."""
 
     name: str
     guidance: float = 1.0
@@ -57,7 +57,7 @@ def guided(scenario: Scenario, guidance: float) -> GuidedDenoiser:
 
 
 def karras(scenario: Scenario, start: float, calls: int) -> list[float]:
-    """From start to sigma_min, evenly in the seventh root of sigma, and 0."""
+    """Sigmas from start to sigma_min, evenly spaced in the seventh root of sigma, and 0."""
     ends = start ** (1.0 / 7.0), scenario.sigma_min ** (1.0 / 7.0)
     steps = [i / max(calls - 1, 1) for i in range(calls)]
     return [*((ends[0] + (ends[1] - ends[0]) * step) ** 7 for step in steps), 0.0]
@@ -70,7 +70,7 @@ def converged(scenario: Scenario, model: Counted, x: torch.Tensor, start: float)
 
 def results(scenario: Scenario, calls: int) -> Iterator[tuple[str, int, dict[str, float]]]:
     """For each case its name, the number of calls made, and each solver's error."""
-    sampler, own = ours.calibrated(scenario, calls)
+    sampler, own = pack_samplers.calibrated(scenario, calls)
     schedule = scenario.schedule
     noise = scenario.noise(IMAGES, SEED)
     for case in CASES:
@@ -82,7 +82,7 @@ def results(scenario: Scenario, calls: int) -> Iterator[tuple[str, int, dict[str
             other = scenario.noise(IMAGES, SEED + 1)
             x = schedule.alpha(list_[0]) * clean + list_[0] * other
         left, start = len(list_) - 1, list_[0]
-        solvers: dict[str, tuple[ours.Sampler, ours.Sigmas]] = {
+        solvers: dict[str, tuple[pack_samplers.Sampler, pack_samplers.Sigmas]] = {
             "calibrated": (sampler, list_),
             "recommended": (
                 partial(sample_recommended, schedule=schedule),
