@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from .coefficients import Algorithm, Level, Transition, distance
 from .devices import as_float64
 from .plan import Plan, Step
-from .schedules.process import NoiseSchedule
+from .schedules.process import NoiseSchedule, VarianceExploding
 
 NEARLY_EQUAL = 1e-6
 """Sigmas nearer than this in lambda_ count as equal. In float32 lists neighbours may differ only by
@@ -126,6 +126,16 @@ class Grid:
     def first(self) -> int:
         """Index of the first sigma with a finite lambda_: 1 where a flow starts at sigma = 1."""
         return int(math.isinf(self.levels[0].lambda_))
+
+    def in_log_sigma(self) -> Grid:
+        """The same list with -log sigma for lambda_, in which a flow's 1 has a finite place.
+
+        The ODE of all models is dx / dsigma = (x - x0) / sigma, that of variance exploding, so that
+        x0 may be interpolated in its variable whatever the schedule. Not so the noise, nor an SDE.
+        """
+        process = VarianceExploding()
+        levels = (Level(sigma, 1.0, process.lambda_(sigma)) for sigma, _, _ in self.levels)
+        return replace(self, levels=tuple(levels))
 
     def transition(
         self, algorithm: Algorithm, start: int, end: int, eta: float = 0.0, power: float = 1.0

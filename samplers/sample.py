@@ -50,6 +50,7 @@ def sample_multistep(
     lower_order_final: str = "auto",
     lower_long_steps: bool = False,
     corrector: str | None = None,
+    variable: str = "log_snr",
     power: float = 1.0,
     eta: float = 0.0,
     s_noise: float = 1.0,
@@ -64,7 +65,7 @@ def sample_multistep(
     ("2M SDE", "3M SDE"). The corrector is UniC (arXiv 2302.04867).
 
     Args:
-        algorithm: "dpmsolver++" interpolates x0 in log-SNR, "dpmsolver" the noise in log-SNR, "adams"
+        algorithm: "dpmsolver++" interpolates x0, "dpmsolver" the noise, both in log-SNR, and "adams"
             the ODE's slope dx / dsigma in sigma, with exact weights whatever the solver_type.
         order: 1, 2 or 3, and with exact weights 4; lowered silently where the steps so far or the list
             don't allow it.
@@ -77,7 +78,9 @@ def sample_multistep(
             in time end with such a step, and there the published formula may be less accurate than
             Euler's. Hosts set it. False keeps to the published formula, and so does lower_order_final
             "off". Unless that is "off", exact weights of order 3 and 4 are always lowered on long
-            steps, and the corrector skips steps that are too long for it.
+            steps, and the corrector skips steps that are too long for it. DPM-Solver++ 2M is lowered
+            only where that is no less accurate than the published formula, and "auto" does not lower
+            its last steps for their number.
         schedule: `VarianceExploding()` (default) or `RectifiedFlow()`.
         thresholding: (ratio, maximum) of dynamic thresholding, for pixel-space models.
         eta: 0 solves the ODE; above 0, fresh noise replaces some of the state's noise. 1 is the
@@ -93,6 +96,10 @@ def sample_multistep(
         corrector: "unic" corrects each state by the model output there, which the next step needs
             anyway: one order more without a further call. For the ODE without CFG++. None: no
             corrector.
+        variable: "log_snr", as published, or for the ODE with "dpmsolver++" "log_sigma", as
+            k-diffusion has it. They differ only on flows: in log sigma the output at sigma = 1 serves
+            the next steps, in log-SNR it lies infinitely far away. Hosts set "log_sigma", which
+            measures better on their lists.
         power: only for "adams": its polynomials run in this power of sigma. 1 is sigma itself; the
             lower, the more the slope is expected to bend as sigma falls; 0 is log sigma.
 
@@ -109,6 +116,7 @@ def sample_multistep(
         lower_order_final=lower_order_final,
         lower_long_steps=lower_long_steps,
         corrector=corrector,
+        variable=variable,
         power=power,
         eta=eta,
         s_noise=s_noise,

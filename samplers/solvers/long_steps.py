@@ -15,6 +15,9 @@ checks what they achieve.
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import NamedTuple
+
 from ..coefficients import Algorithm, Level
 
 FAR: dict[Algorithm, float] = {"dpmsolver++": 0.1, "dpmsolver": 0.5, "adams": 0.5}
@@ -32,14 +35,61 @@ MOST_GROWTH = 0.5
 """How far, in lambda_, the error of an output may grow if the output makes its own step again."""
 
 
-def reach(far: float, before: Level, start: Level, end: Level) -> float:
-    """The share of the step from start to end up to which a polynomial is read: 1 unless it is long.
+class Trend(NamedTuple):
+    """How far ahead of the newest output the line of DPM-Solver++ 2M is extrapolated.
 
-    A step is long if it is longer than both `far` and the step before it, from `before` to start. The
-    longer it is, the smaller the share: 1/4 for a step twice as long as the larger of the two.
+    All but `least` are in lengths of the step before, which counts as `least` if it is shorter.
+
+    Attributes:
+        least: a length in -log sigma.
+        whole: a step up to this length uses all of the line's change, and a longer one as much.
+        fades: a step longer than this uses less and less of it,
+        ends: and one longer than this nothing.
     """
-    known, ahead = abs(start.lambda_ - before.lambda_), abs(end.lambda_ - start.lambda_)
+
+    least: float
+    whole: float
+    fades: float
+    ends: float
+
+    def reach(self, known: float, ahead: float) -> float:
+        """As the function `reach`."""
+        known = max(known, self.least)
+        left = (self.ends - ahead / known) / (self.ends - self.fades)
+        return min(1.0, self.whole * known / ahead) * min(1.0, max(0.0, left))
+
+
+TREND = Trend(least=0.5, whole=1.5, fades=3.7, ends=5.5)
+TREND_IN_NOISE = Trend(least=0.0, whole=1.4, fades=1.4, ends=3.2)
+
+NEARLY_NOISE = -1.25
+"""A half log-SNR below which a state tells little of the image."""
+
+
+def reach(far: float, known: float, ahead: float) -> float:
+    """The share of a step up to which a polynomial is read: 1 unless the step is long.
+
+    A step is long if it is longer than both `far` and the step before it. The longer it is, the
+    smaller the share: 1/4 for a step twice as long as the larger of the two.
+
+    Args:
+        far: of the algorithm, see FAR.
+        known: the length of the step before.
+        ahead: the length of the step.
+    """
     return min(1.0, max(far, known) / ahead) ** 2
+
+
+def reach_2m(known: float, ahead: float, start: Level, end: Level) -> float:
+    """The same for DPM-Solver++ 2M. On no list may it be farther off than the published formula is,
+    so that it takes fewer steps for long.
+
+    Args:
+        known, ahead: lengths in -log sigma.
+        start, end: the levels of the step, with their log-SNR.
+    """
+    middle = (start.lambda_ + end.lambda_) / 2.0
+    return (TREND_IN_NOISE if middle < NEARLY_NOISE else TREND).reach(known, ahead)
 
 
 def grows(algorithm: Algorithm, start: Level, end: Level) -> bool:
@@ -50,9 +100,9 @@ def grows(algorithm: Algorithm, start: Level, end: Level) -> bool:
 
 def is_group(algorithm: Algorithm, levels: tuple[Level, ...]) -> bool:
     """Whether the intervals between these levels can be one singlestep group."""
-    triples = zip(levels, levels[1:], levels[2:], strict=False)
+    lengths = [abs(end.lambda_ - start.lambda_) for start, end in pairwise(levels)]
     return not grows(algorithm, levels[0], levels[-2]) and all(
-        reach(FAR_IN_GROUP, *triple) == 1.0 for triple in triples
+        ahead <= max(FAR_IN_GROUP, known) for known, ahead in pairwise(lengths)
     )
 
 

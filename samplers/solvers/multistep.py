@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import cast
 
 from ..checks import between, one_of
@@ -24,7 +25,7 @@ from ..grid import Grid
 from ..options import ALGORITHMS, Options, order_of, solver_type_of
 from ..plan import PLANS_KEPT, Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule
-from .long_steps import FAR, LINEAR, grows, is_group, reach
+from .long_steps import FAR, LINEAR, grows, is_group, reach, reach_2m
 from .singlestep import group
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -38,6 +39,7 @@ FEW_INTERVALS = 10  # "auto" lowers the last orders below this many, as the auth
 
 
 MULTISTEP_ALGORITHMS = (*ALGORITHMS, "adams")
+VARIABLES = ("log_snr", "log_sigma")
 POWERS = (-2.0, 2.0)
 CORRECTORS = ("unic",)
 LOWER_ORDER_FINAL = ("auto", "on", "off")
@@ -57,6 +59,7 @@ class Multistep(Options):
     lower_order_final: str = "auto"
     lower_long_steps: bool = False
     corrector: str | None = None
+    variable: str = "log_snr"
     power: float = 1.0
     cfg_pp: bool = False
 
@@ -74,6 +77,12 @@ class Multistep(Options):
         one_of("lower_order_final", self.lower_order_final, LOWER_ORDER_FINAL)
         one_of("corrector", self.corrector, (None, *CORRECTORS))
         between("power", self.power, *POWERS)
+        one_of("variable", self.variable, VARIABLES)
+        if self.variable == "log_sigma" and not self._solves_for_x0:
+            raise ValueError(
+                'variable = "log_sigma" is only for algorithm = "dpmsolver++" with eta = 0: leave it '
+                "out."
+            )
         if self.power != 1.0 and not adams:
             raise ValueError(
                 f'power = {self.power:g} is only for algorithm = "adams": leave it out.'
@@ -91,9 +100,21 @@ class Multistep(Options):
     def needs_unconditional(self) -> bool:
         return self.cfg_pp
 
+    @property
+    def _solves_for_x0(self) -> bool:
+        """Whether it interpolates x0 and adds no noise."""
+        return self.algorithm == "dpmsolver++" and self.eta == 0.0
+
+    @property
+    def is_2m(self) -> bool:
+        """Whether it is DPM-Solver++ 2M, with noise or without."""
+        return self.algorithm == "dpmsolver++" and self.order == 2
+
     def on(self, schedule: NoiseSchedule) -> Multistep:
-        """Long steps are lowered, as hosts' lists have such."""
-        return replace(self, lower_long_steps=True)
+        """As hosts' lists need it: long steps are lowered, and x0 is interpolated in log sigma, in
+        which a flow's 1, where most of them start, has a place."""
+        variable = "log_sigma" if self._solves_for_x0 else self.variable
+        return replace(self, lower_long_steps=True, variable=variable)
 
     def plan(self, grid: Grid) -> Plan:
         self.check_direction(grid)
@@ -120,6 +141,10 @@ def plan_multistep(grid: Grid, settings: Multistep) -> Plan:
     careful = settings.lower_order_final != "off"
     limited = careful and (settings.lower_long_steps or exact_start)
     kept = 0.0 if settings.eta else 1.0
+    given = grid.levels
+    if settings.variable == "log_sigma":
+        grid = grid.in_log_sigma()
+    lengths = [abs(end.lambda_ - begin.lambda_) for begin, end in pairwise(grid.levels)]
     start, intervals = _first(grid, algorithm), grid.intervals
 
     def eta_of(_: float) -> float:
@@ -140,7 +165,11 @@ def plan_multistep(grid: Grid, settings: Multistep) -> Plan:
         # Outputs from where lambda_ is infinite are worth nothing: the polynomial can't reach there.
         order, share = min(highest, so_far), 1.0
         if limited and order > 1:
-            share = reach(FAR[algorithm], *grid.levels[i - 1 : i + 2])
+            known, ahead = lengths[i - 1 : i + 1]
+            if settings.is_2m:
+                share = reach_2m(known, ahead, given[i], given[i + 1])
+            else:
+                share = reach(FAR[algorithm], known, ahead)
             if share < LINEAR:
                 order = 2
         steps.append(_step(grid, settings, RULES[settings.solver_type][order - 1], i, share))
@@ -152,7 +181,9 @@ def plan_multistep(grid: Grid, settings: Multistep) -> Plan:
 def _highest_order(settings: Multistep, intervals: int, i: int) -> int:
     """The order that interval i of so many may have, by `lower_order_final`."""
     lowered = settings.lower_order_final == "on" or (
-        settings.lower_order_final == "auto" and intervals < FEW_INTERVALS
+        settings.lower_order_final == "auto"
+        and intervals < FEW_INTERVALS
+        and not (settings.lower_long_steps and settings.is_2m and settings.eta == 0.0)
     )
     return min(settings.order, intervals - i) if lowered else settings.order
 

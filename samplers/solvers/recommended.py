@@ -240,9 +240,9 @@ KINDS = ("flow", "diffusion")
 MOST_CALLS = 200
 """The longest list in which a part is looked for: 20 steps at a denoise of 0.1 are the end of one."""
 
-SAME_PLACE = 0.35
-"""How far a sigma may be from the row's, in units of the shorter step beside it: hosts round sigmas to
-whole times, at low noise by a large fraction of a step."""
+SAME_PLACE = {"flow": 0.05, "diffusion": 0.35}
+"""Process -> how far a sigma may be from its place on a list, in units of the shorter step beside it.
+Hosts round a flow's sigmas only to float32, but move a diffusion model's to whole times."""
 
 
 def part_of(grid: Grid) -> Part | None:
@@ -256,12 +256,13 @@ def part_of(grid: Grid) -> Part | None:
     schedule = grid.schedule
     low = schedule.sigma_min or 0.0
     low = _log_s(low, schedule.alpha(low))
+    nearest = SAME_PLACE["flow" if isinstance(schedule, RectifiedFlow) else "diffusion"]
     found = [
         (*place, kind, calls)
         for kind in KINDS
         for top in (math.inf, levels[0])  # a part may be of a list that starts higher
         for calls in range(len(levels), MOST_CALLS + 1)
-        if (place := _place(levels, _levels(kind, calls, top, low))) is not None
+        if (place := _place(levels, _levels(kind, calls, top, low), nearest)) is not None
     ]
     if not found:
         return None
@@ -269,7 +270,9 @@ def part_of(grid: Grid) -> Part | None:
     return Part(row_of(kind, calls), first)
 
 
-def _place(levels: Sequence[float], own: Sequence[float]) -> tuple[float, int] | None:
+def _place(
+    levels: Sequence[float], own: Sequence[float], nearest: float
+) -> tuple[float, int] | None:
     """Where some levels lie on a whole list: (distance, first), or None if they are too far away."""
     calls = len(own)
     start = levels[1] if len(levels) > 1 else levels[0]
@@ -284,7 +287,7 @@ def _place(levels: Sequence[float], own: Sequence[float]) -> tuple[float, int] |
             continue  # the model's own first sigma
         below = own[i] - own[i + 1] if i + 1 < calls else math.inf
         worst = max(worst, abs(level - own[i]) / min(own[i - 1] - own[i], below))
-        if worst > SAME_PLACE:
+        if worst > nearest:
             return None
     return worst, first
 

@@ -200,7 +200,7 @@ class Case:
 
     def __init__(self, entry: Any, kind: str) -> None:
         self.entry, self.kind, self.model = entry, kind, patcher(kind)
-        self.adaptive = entry.sampler == "adaptive"
+        self.adaptive = entry.adaptive
         names = FEW if self.adaptive or kind == "flow" else LATENTS
         self.latents = {name: LATENTS[name] for name in names}
         self.results: dict[str, Result] = {}

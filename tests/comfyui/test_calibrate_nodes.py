@@ -298,7 +298,7 @@ def test_what_brings_nothing_is_not_kept(host: Server) -> None:
     graph = calibrate_graph(broken, **QUICK, model_calls=TEACHER + FITS + 18)
     text = host.run(graph)["report"]["text"][0]
     assert re.match(r"Calibration found nothing better here: DPM\+\+ .* is closer ", text)
-    assert "no file was written" in text and "inf  calibrated" in text
+    assert "No file was written" in text and "inf  calibrated" in text
     assert saved(host) == before
     together = custom(menu("euler"), spaced(1)) | graph
     together["sample"]["inputs"] |= {"sampler": ["calibrate", 0], "sigmas": ["calibrate", 1]}
@@ -421,7 +421,7 @@ def test_damaged_files_are_refused(host: Server, diffusion: Made) -> None:
         (good + bytes(files.MOST_BYTES), "too large"),
         (with_weight(torch.nan), "not finite"),
         (safetensors.torch.save(tensors, {**metadata, "version": "2"}), "update the pack"),
-        (safetensors.torch.save(tensors, {**metadata, "fitted": "[]"}), "origin"),
+        (safetensors.torch.save(tensors, {**metadata, "fitted": "[]"}), "description"),
         (other.read_bytes(), "SDXL"),
     ):
         path.write_bytes(content)

@@ -292,7 +292,7 @@ def plot_graph(sampler: Node | None = None, sigmas: Node | None = None) -> Graph
         (sde(), "sigma_next order"),
         (menu("dpm_solver++_3s"), "sigma_next order"),
         (menu("dpm_solver++_2m_cfg_pp"), "sigma_next order"),
-        (adaptive(), "chooses its own steps"),
+        (adaptive(), "chooses its steps"),
         (menu("dpmpp_2m"), "dpmpp_2m is no sampler of this pack"),
     ],
     ids=["none", "2M", "SDE", "menu", "CFG++", "adaptive", "host's"],

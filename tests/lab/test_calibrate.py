@@ -184,7 +184,7 @@ def test_a_budget_that_is_too_small_says_which_would_do() -> None:
     model = Counted()
     with pytest.raises(ValueError, match="too small") as caught:
         run(VE, model, budget=500)
-    least = int(str(caught.value).split("allow ")[1].split()[0])
+    least = int(str(caught.value).split("at least ")[1].split(",")[0])
     assert model.images == 0
     assert least == TEACHER_CALLS + CHECK + cost.FIRST_TRIALS * TRIAL
     assert cost.cost(least, CALLS, SEEDS, HELD_OUT, POINTS, 2).total <= least
@@ -547,9 +547,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "large": (packed() + bytes(files.MOST_BYTES), "too large"),
     "format": (packed({"format": "x"}), "something else"),
     "version": (packed({"version": "2"}), "update the pack"),
-    "kind": (packed({"kind": "pixels" * 1000}), "kind of model"),
+    "kind": (packed({"kind": "pixels" * 1000}), "model of the type"),
     "fitted": (packed({"fitted": "[" * 100_000}), ""),
-    "fitted list": (packed({"fitted": "[]"}), "origin"),
+    "fitted list": (packed({"fitted": "[]"}), "description"),
     "fitted number": (packed({"fitted": json.dumps({"seeds": math.inf})}), ""),
     "errors": (packed({"fitted": json.dumps({"errors": {"a": "far"}})}), ""),
     "no sigmas": (packed(sigmas=None), ""),
@@ -566,11 +566,11 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "too near",
     ),
     "a tiny sigma": (packed(sigmas=torch.tensor([1.0, 1e-30, 0.0])), "range"),
-    "seeds beyond count": (packed({"fitted": json.dumps({"seeds": 10**300})}), "origin"),
-    "NaN guidance": (packed({"fitted": json.dumps({"guidance": math.nan})}), "origin"),
+    "seeds beyond count": (packed({"fitted": json.dumps({"seeds": 10**300})}), "description"),
+    "NaN guidance": (packed({"fitted": json.dumps({"guidance": math.nan})}), "description"),
     "many errors": (
         packed({"fitted": json.dumps({"errors": dict.fromkeys(map(str, range(99)), 1.0)})}),
-        "origin",
+        "description",
     ),
     "float8": (packed(weights=torch.ones(2, 3).to(torch.float8_e4m3fn)), "shape"),
     "infinite": (packed(weights=torch.full((2, 3), math.inf)), "not finite"),

@@ -25,7 +25,7 @@ from dpm_solver_nodes.samplers.coefficients import Level
 from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.options import Options
 from dpm_solver_nodes.samplers.sample import sample
-from dpm_solver_nodes.samplers.solvers.long_steps import groups, grows, reach
+from dpm_solver_nodes.samplers.solvers.long_steps import groups, grows, reach, reach_2m
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.singlestep import Singlestep
 from dpm_solver_nodes.tests.support.exact_models import (
@@ -209,14 +209,22 @@ def level(lambda_: float) -> Level:
 
 
 def test_a_step_is_read_whole_up_to_the_length_of_the_one_before() -> None:
-    assert reach(0.2, level(0.0), level(1.0), level(2.0)) == 1.0
-    assert reach(0.2, level(0.0), level(0.01), level(0.21)) == pytest.approx(1.0)
-    assert reach(0.2, level(0.0), level(1.0), level(3.0)) == pytest.approx(0.25)
-    assert reach(0.2, level(0.0), level(-1.0), level(-3.0)) == pytest.approx(0.25)
+    assert reach(0.2, 1.0, 1.0) == 1.0
+    assert reach(0.2, 0.01, 0.2) == pytest.approx(1.0)
+    assert reach(0.2, 1.0, 2.0) == pytest.approx(0.25)
+
+
+def test_2m_is_as_published_up_to_steps_half_as_long_again() -> None:
+    start, end = level(0.0), level(1.0)
+    assert reach_2m(1.0, 1.5, start, end) == 1.0
+    assert reach_2m(1.0, 3.0, start, end) == pytest.approx(0.5)
+    assert reach_2m(1.0, 6.0, start, end) == 0.0
+    assert reach_2m(0.1, 0.7, start, end) == 1.0
+    assert reach_2m(0.1, 0.7, level(-3.0), level(-2.3)) == 0.0
 
 
 def test_a_flows_first_step_of_infinite_length_bounds_nothing() -> None:
-    assert reach(0.2, Level(1.0, 0.0, -math.inf), level(0.0), level(3.0)) == 1.0
+    assert reach(0.2, math.inf, 3.0) == 1.0
 
 
 @pytest.mark.parametrize("algorithm", ["dpmsolver++", "dpmsolver", "adams"])
