@@ -24,6 +24,10 @@ FAR: dict[Algorithm, float] = {"dpmsolver++": 0.1, "dpmsolver": 0.5, "adams": 0.
 """No step up to this length in lambda_ counts as long. An error of x0 matters most at the end of a
 step, an error of the noise or the slope at its start."""
 
+LONG_WITH_NOISE = 1.5
+"""If noise is added, a step up to so many times as long as the one before does not count as long: the
+noise mends what a little too much of a trend does."""
+
 LINEAR = 0.9
 """If less than this share of a step is read, a line through two outputs is more accurate than a
 parabola through three."""

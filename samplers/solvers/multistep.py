@@ -25,7 +25,7 @@ from ..grid import Grid
 from ..options import ALGORITHMS, Options, order_of, solver_type_of
 from ..plan import PLANS_KEPT, Plan, Step, Weights, prediction
 from ..schedules.process import NoiseSchedule
-from .long_steps import FAR, LINEAR, grows, is_group, reach, reach_2m
+from .long_steps import FAR, LINEAR, LONG_WITH_NOISE, grows, is_group, reach, reach_2m
 from .singlestep import group
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -107,8 +107,8 @@ class Multistep(Options):
 
     @property
     def is_2m(self) -> bool:
-        """Whether it is DPM-Solver++ 2M, with noise or without."""
-        return self.algorithm == "dpmsolver++" and self.order == 2
+        """Whether it is DPM-Solver++ 2M as published."""
+        return self._solves_for_x0 and self.order == 2 and self.solver_type == "dpmsolver"
 
     def on(self, schedule: NoiseSchedule) -> Multistep:
         """As hosts' lists need it: long steps are lowered, and x0 is interpolated in log sigma, in
@@ -168,7 +168,7 @@ def plan_multistep(grid: Grid, settings: Multistep) -> Plan:
             known, ahead = lengths[i - 1 : i + 1]
             if settings.is_2m:
                 share = reach_2m(known, ahead, given[i], given[i + 1])
-            else:
+            elif not settings.eta or ahead > LONG_WITH_NOISE * known:
                 share = reach(FAR[algorithm], known, ahead)
             if share < LINEAR:
                 order = 2
@@ -183,7 +183,7 @@ def _highest_order(settings: Multistep, intervals: int, i: int) -> int:
     lowered = settings.lower_order_final == "on" or (
         settings.lower_order_final == "auto"
         and intervals < FEW_INTERVALS
-        and not (settings.lower_long_steps and settings.is_2m and settings.eta == 0.0)
+        and not (settings.lower_long_steps and settings.is_2m)
     )
     return min(settings.order, intervals - i) if lowered else settings.order
 
