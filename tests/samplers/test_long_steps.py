@@ -105,6 +105,28 @@ def test_no_solver_is_farther_than_euler_on_any_list_of_the_host(
     assert farther(ratios(MODELS[key], key[0], FIXED[id_]), 1.05) == {}
 
 
+GUIDED: dict[tuple[str, str], Model] = {
+    ("sd", "guided fields"): Fields(flow=False, size=16, power=2.2, guidance=6.0),
+    ("flow1", "guided fields"): Fields(flow=True, size=16, power=1.8, guidance=4.0),
+    ("flow3", "guided fields"): Fields(flow=True, size=16, power=2.3, guidance=4.0),
+    ("flow6", "guided fields"): Fields(flow=True, size=16, power=2.2, guidance=6.0),
+}
+
+
+@pytest.mark.parametrize("key", MODELS | GUIDED, ids=" ".join)
+def test_2m_is_not_farther_than_the_hosts(key: tuple[str, str]) -> None:
+    """Which has the published weights in -log sigma."""
+    model = (MODELS | GUIDED)[key]
+    hosts = Multistep(lower_order_final="off")
+    ratios = {
+        f"{scheduler} {steps}": error(model, sigmas, Multistep()) / error(model, sigmas, hosts)
+        for scheduler, lists in LISTS[key[0]].items()
+        for steps, sigmas in lists.items()
+    }
+    assert farther(ratios, 1.05).keys() <= {"ddim_uniform 5"}  # 1.11 on one guided model
+    assert farther(ratios, 1.15) == {}
+
+
 # stochastic solvers
 
 

@@ -63,10 +63,10 @@ def lower_order_final() -> io.Combo.Input:
         "lower_order_final",
         options=list(LOWER_ORDER_FINAL),
         default="auto",
-        tooltip="Keeps short runs and uneven steps stable. auto: with fewer than 10 steps above sigma "
-        "0 the last steps are taken at a lower order, as published, and a step that is longer in "
-        "log-SNR than the one before it relies less on earlier outputs; leave it there. on: the last "
-        "steps always have a lower order. off: neither, for the same result as other programs.",
+        tooltip="Keeps short runs and uneven steps stable. auto: a step that is longer in log-SNR "
+        "than the one before it relies less on earlier outputs, and with fewer than 10 steps above "
+        "sigma 0 the last ones have a lower order, as published (not with 2M); leave it there. on: "
+        "the last steps always have a lower order. off: neither, for the same result as other programs.",
         **ADVANCED,
     )
 

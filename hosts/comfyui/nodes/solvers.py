@@ -23,10 +23,10 @@ class DPMSolver_2M(io.ComfyNode):
             display_name="DPM++ 2M",
             category=inputs.CATEGORY,
             description="DPM-Solver++ 2M, the classic: second order, one model call per step, good "
-            "from 10 steps up; DPM++ (recommended) needs fewer. With lower_order_final off it gives "
-            "the same as ComfyUI's dpmpp_2m on noise- and v-prediction models. On flow models (SD3, "
-            "Flux, Wan) it steps in the paper's log-SNR, which was measured to be closer to the "
-            "converged image.",
+            "from 10 steps up; DPM++ (recommended) needs fewer. It gives the same as ComfyUI's "
+            "dpmpp_2m, on flow models (SD3, Flux, Wan) too, but on lists of sigmas that have a step "
+            "far longer than the one before it (normal, ddim_uniform): there it stays closer to the "
+            "converged image. With lower_order_final off it is the same on all lists.",
             search_aliases=[
                 "dpmpp_2m",
                 "dpmpp",
