@@ -66,7 +66,7 @@ def lower_order_final() -> io.Combo.Input:
         tooltip="Keeps short runs and uneven steps stable. auto: a step that is longer in log-SNR "
         "than the one before it relies less on earlier outputs, and with fewer than 10 steps above "
         "sigma 0 the last ones have a lower order, as published (not with 2M); leave it there. on: "
-        "the last steps always have a lower order. off: neither, for the same result as other programs.",
+        "the last steps always have a lower order. off: neither; the same result as other programs.",
         **ADVANCED,
     )
 
