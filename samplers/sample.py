@@ -98,8 +98,8 @@ def sample_multistep(
             corrector.
         variable: "log_snr", as published, or for the ODE with "dpmsolver++" "log_sigma", as
             k-diffusion has it. They differ only on flows: in log sigma the output at sigma = 1 serves
-            the next steps, in log-SNR it lies infinitely far away. Hosts set "log_sigma", which
-            measures better on their lists.
+            the next steps, in log-SNR it lies infinitely far away. Hosts set "log_sigma" for 2M, for
+            which it measures better on their lists.
         power: only for "adams": its polynomials run in this power of sigma. 1 is sigma itself; the
             lower, the more the slope is expected to bend as sigma falls; 0 is log sigma.
 

@@ -111,9 +111,9 @@ class Multistep(Options):
         return self._solves_for_x0 and self.order == 2 and self.solver_type == "dpmsolver"
 
     def on(self, schedule: NoiseSchedule) -> Multistep:
-        """As hosts' lists need it: long steps are lowered, and x0 is interpolated in log sigma, in
+        """As hosts' lists need it: long steps are lowered, and 2M interpolates x0 in log sigma, in
         which a flow's 1, where most of them start, has a place."""
-        variable = "log_sigma" if self._solves_for_x0 else self.variable
+        variable = "log_sigma" if self.is_2m else self.variable
         return replace(self, lower_long_steps=True, variable=variable)
 
     def plan(self, grid: Grid) -> Plan:

@@ -68,11 +68,11 @@ def test_the_loss_has_the_solvers_order(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_2m_loses_least_at_20_calls(version: str) -> None:
+def test_2m_loses_little_at_20_calls(version: str) -> None:
     for solvers in measured(version)["round trips"].values():
         lost = {name: found["lost"][0] for name, found in solvers.items()}
-        assert lost["dpm_solver++_2m"] == min(lost.values()) < 0.02
-        assert lost["dpmsolver++, order 1"] > 10 * lost["dpm_solver++_2m"]
+        assert lost["dpm_solver++_2m"] < min(0.03, 1.5 * min(lost.values()))
+        assert lost["dpmsolver++, order 1"] > 5 * lost["dpm_solver++_2m"]
 
 
 @pytest.fixture(scope="module", params=PATCHES)

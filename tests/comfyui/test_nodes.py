@@ -196,7 +196,9 @@ def test_multistep_options(host: Server, algorithm: str, order: int, solver_type
         for how in ("auto", "on", "off")
     }
     assert {result.calls for result in results.values()} == {8}
-    assert torch.equal(results["auto"].latent, results["on"].latent)  # below 10 steps
+    is_2m = (algorithm, order, solver_type) == ("dpmsolver++", 2, "dpmsolver")
+    same_as = "off" if is_2m else "on"  # below 10 steps, which are about even here
+    assert distance(results["auto"], results[same_as]) < 1e-6
     lowered = distance(results["on"], results["off"])
     assert lowered > 1e-4 if order > 1 else lowered == 0.0
 

@@ -371,7 +371,7 @@ def test_it_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, str]
 
     sigmas = model.model_wrap.get_sigmas(12)
     for id_, sampler, settings in (
-        ("dpm_solver++_2m", sample_multistep, lowered),
+        ("dpm_solver++_2m", sample_multistep, {"variable": "log_sigma", **lowered}),
         ("dpm_solver_3m", sample_multistep, {"algorithm": "dpmsolver", "order": 3, **lowered}),
         ("dpm_solver++_3s", sample_singlestep, {"order": 3, **lowered}),
         ("dpm_solver++_recommended", sample_recommended, {}),
