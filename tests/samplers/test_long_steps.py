@@ -1,8 +1,8 @@
 """Lists with steps far longer in lambda_ than those before: what hosts offer, and flipped lists.
 
 On exact models no solver of the catalogue is farther from the converged image than Euler on the same
-list. Under strong guidance solvers of higher order are farther than Euler on a few lists without a
-long step too, which no rule of step lengths can know.
+list, nor 2M than dpmpp_2m, k-diffusion's. Under strong guidance solvers of higher order are farther
+than Euler on a few lists without a long step too, which no rule of step lengths can know.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from k_diffusion.sampling import sample_dpmpp_2m
 
 from dpm_solver_nodes.samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from dpm_solver_nodes.samplers.catalog import CATALOG
@@ -105,26 +106,60 @@ def test_no_solver_is_farther_than_euler_on_any_list_of_the_host(
     assert farther(ratios(MODELS[key], key[0], FIXED[id_]), 1.05) == {}
 
 
-GUIDED: dict[tuple[str, str], Model] = {
-    ("sd", "guided fields"): Fields(flow=False, size=16, power=2.2, guidance=6.0),
-    ("flow1", "guided fields"): Fields(flow=True, size=16, power=1.8, guidance=4.0),
-    ("flow3", "guided fields"): Fields(flow=True, size=16, power=2.3, guidance=4.0),
-    ("flow6", "guided fields"): Fields(flow=True, size=16, power=2.2, guidance=6.0),
+# 2M beside the host's dpmpp_2m
+
+FIELDS = ((12, 1.8, 0.0), (12, 1.8, 7.0), (16, 2.2, 4.0), (20, 2.8, 0.0), (20, 2.8, 7.0))
+DEVIATIONS = (0.2, 0.3, 0.45)
+BESIDE: dict[tuple[str, str], Model] = {
+    (kind, f"fields {n} {p} guidance {g:g}"): Fields("flow" in kind, n, p, g)
+    for kind in LISTS
+    for n, p, g in FIELDS
+} | {(kind, f"two values {d}"): TwoValues("flow" in kind, d) for kind in LISTS for d in DEVIATIONS}
+KNOWN_FARTHER = {
+    ("sd", "fields 16 2.2 guidance 4"): {"ddim_uniform 5": 1.15},
+    ("sd", "fields 20 2.8 guidance 0"): {
+        "ddim_uniform 8": 1.06,
+        "ddim_uniform 11": 1.08,
+        "normal 11": 1.13,
+    },
+    ("sd", "fields 20 2.8 guidance 7"): {"ddim_uniform 5": 1.14, "beta 11": 1.17},
+    ("sd", "two values 0.2"): {"ddim_uniform 30": 1.42},
+    ("zsnr", "fields 16 2.2 guidance 4"): {"ddim_uniform 5": 1.06},
+    ("zsnr", "two values 0.2"): {"ddim_uniform 30": 1.32},
+    ("flow3", "fields 20 2.8 guidance 0"): {"simple 5": 1.08},
+    ("flow1", "two values 0.45"): {"linear_quadratic 8": 1.11},
+    ("flow3", "two values 0.45"): {"linear_quadratic 8": 1.11},
+    ("flow6", "two values 0.45"): {"linear_quadratic 8": 1.11},
 }
+"""Model -> list -> how much farther at most. Other models are farther off the more of these lists'
+steps is read, so that no rule of step lengths alone can be right on all."""
 
 
-@pytest.mark.parametrize("key", MODELS | GUIDED, ids=" ".join)
-def test_2m_is_not_farther_than_the_hosts(key: tuple[str, str]) -> None:
-    """Which has the published weights in -log sigma."""
-    model = (MODELS | GUIDED)[key]
-    hosts = Multistep(lower_order_final="off")
-    ratios = {
-        f"{scheduler} {steps}": error(model, sigmas, Multistep()) / error(model, sigmas, hosts)
-        for scheduler, lists in LISTS[key[0]].items()
-        for steps, sigmas in lists.items()
-    }
-    assert farther(ratios, 1.05).keys() <= {"ddim_uniform 5"}  # 1.11 on one guided model
-    assert farther(ratios, 1.15) == {}
+def beside_dpmpp_2m(kind: str, model: Model, options: Options) -> dict[str, float]:
+    """scheduler and steps, from 5 to 30 -> error in units of dpmpp_2m's."""
+    values = {}
+    for scheduler, lists in LISTS[kind].items():
+        for steps, sigmas in lists.items():
+            if int(steps) <= 30:
+                at = torch.tensor(sigmas, dtype=torch.float64)
+                theirs = sample_dpmpp_2m(model, model.start(sigmas[0]), at, disable=True)
+                unit = distance(theirs, image(model, sigmas[0]))
+                values[f"{scheduler} {steps}"] = error(model, sigmas, options) / unit
+    return values
+
+
+@pytest.mark.parametrize("key", BESIDE, ids=" ".join)
+def test_2m_is_not_farther_than_dpmpp_2m_on_any_list_of_the_host(key: tuple[str, str]) -> None:
+    values = beside_dpmpp_2m(key[0], BESIDE[key], FIXED["dpm_solver++_2m"])
+    known = KNOWN_FARTHER.get(key, {})
+    assert {name: r for name, r in values.items() if not r <= known.get(name, 1.05)} == {}
+
+
+@pytest.mark.parametrize("kind", ["flow3", "sd"])
+def test_with_lowering_off_2m_is_dpmpp_2m(kind: str) -> None:
+    off = Multistep(lower_order_final="off")
+    values = beside_dpmpp_2m(kind, TwoValues("flow" in kind), off)
+    assert values == pytest.approx(dict.fromkeys(values, 1.0), rel=1e-9)
 
 
 # stochastic solvers
