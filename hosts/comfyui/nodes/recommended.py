@@ -38,7 +38,7 @@ class DPMSolver_Recommended(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model to sample with."),
                 inputs.steps(
-                    12, "Steps, each one model call. 10 to 15 are enough for most images."
+                    12, "Steps, each one model call. Try 12 on flow models, 20 on others."
                 ),
                 inputs.denoise(inputs.LAST_STEPS),
             ],
