@@ -219,10 +219,13 @@ class _Draw:
         options: dict[str, Any] = {
             "latent": self.node("EmptyLatentImage", width=128, height=128, batch_size=1)
         }
+        fixed = [name for name in self.offer.menu if "adaptive" not in name]
         sampler = self.sampler()
         if "max_calls" in sampler["inputs"]:
             sampler["inputs"] |= {"rtol": 1e-12, "atol": 1e-12, "max_calls": 100000, "h_init": 1e-4}
-        fixed = [name for name in self.offer.menu if "adaptive" not in name]
+        elif "sampler_name" in sampler["inputs"]:
+            # An adaptive sampler of the menu takes few calls, whatever the list is.
+            sampler["inputs"]["sampler_name"] = self.random.choice(fixed)
         sigmas = scheduled(self.random.choice(self.offer.schedulers[:3]), 10000)
         around = self.random.choice((custom, custom_advanced, None))
         graph = around(sampler, sigmas, **options) if around else None
