@@ -46,6 +46,7 @@ class Problem:
 
     Attributes:
         family: what kind of model: "fields", "photographs", "emoji", "digits", "network".
+        positions: of an image: height x width, and x frames.
         make: the denoiser; `values` is the size of an image.
         processes: names of those that samplers are compared on.
         images: image k is of class k, where there are classes.
@@ -54,6 +55,7 @@ class Problem:
     name: str
     family: str
     guidance: float
+    positions: int
     make: Callable[[torch.dtype], Denoiser]
     processes: tuple[str, ...]
     seed: int
@@ -134,6 +136,7 @@ def fields(
         f"fields {channels}x{size} p {exponent:g} share {share:g} g {guidance:g}",
         "fields",
         guidance,
+        math.prod(shape),
         make,
         (*BOUNDED, *flows),
         seed + 1,
@@ -144,6 +147,7 @@ def fields(
 def mixture(
     family: str,
     name: str,
+    size: int,
     load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
     smoothing: float,
     guidance: float,
@@ -154,6 +158,7 @@ def mixture(
         f"{family} {name} smoothing {smoothing:g} g {guidance:g}",
         family,
         guidance,
+        size * size,
         lambda dtype: Mixture(*load(), smoothing, guidance, dtype),
         (*BOUNDED, *FLOWS),
         seed,
@@ -173,6 +178,7 @@ def photographs(
     return mixture(
         "photographs",
         title,
+        size,
         lambda: pictures.patches(names, size, count, seed),
         smoothing,
         guidance,
@@ -184,6 +190,7 @@ def emoji(size: int, offset: int, smoothing: float, guidance: float, seed: int) 
     return mixture(
         "emoji",
         f"{size}x{size}x3 from {offset}",
+        size,
         lambda: pictures.emoji(size, 480, offset),
         smoothing,
         guidance,
@@ -192,7 +199,7 @@ def emoji(size: int, offset: int, smoothing: float, guidance: float, seed: int) 
 
 
 def digits(smoothing: float, guidance: float, seed: int) -> Problem:
-    return mixture("digits", "8x8", pictures.digits, smoothing, guidance, seed)
+    return mixture("digits", "8x8", 8, pictures.digits, smoothing, guidance, seed)
 
 
 def demo(guidance: float, seed: int) -> Problem:
@@ -200,6 +207,7 @@ def demo(guidance: float, seed: int) -> Problem:
         f"demo g {guidance:g}",
         "network",
         guidance,
+        networks.Demo.values,
         lambda _: networks.Demo(guidance),
         ("sd",),
         seed,
@@ -208,6 +216,7 @@ def demo(guidance: float, seed: int) -> Problem:
 
 def trained(
     name: str,
+    size: int,
     load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
     guidance: float,
     seed: int,
@@ -217,6 +226,7 @@ def trained(
         f"trained {name} g {guidance:g}",
         "network",
         guidance,
+        size * size,
         lambda _: networks.Trained(name, load, guidance, seed),
         (*BOUNDED, *FLOWS),
         seed,
@@ -234,25 +244,40 @@ TUNE: tuple[Problem, ...] = (
     fields((96, 96), 2.1, 4.0, 112, images=6, thin=True),
     fields((128, 128), 2.4, 3.0, 114, images=6, thin=True),
     fields((5, 16, 24), 2.3, 5.0, 116, images=6),
+    fields((24, 24), 1.7, 3.0, 140, images=6),
+    fields((40, 40), 2.2, 0.0, 142, images=6),
+    fields((32, 32), 1.3, 5.0, 300, channels=3, images=6),
+    fields((64, 64), 1.6, 7.0, 302, images=6, thin=True),
+    fields((96, 96), 2.6, 0.0, 304, images=6, thin=True),
+    fields((128, 128), 2.2, 5.0, 306, images=6, thin=True),
+    fields((80, 80), 2.8, 3.0, 308, share=0.3, images=6, thin=True),
+    fields((160, 160), 2.3, 4.0, 310, images=6, thin=True),
+    fields((48, 48), 2.0, 8.0, 312, images=6),
+    fields((64, 64), 2.4, 1.0, 314, images=6, thin=True),
+    fields((7, 24, 32), 2.1, 3.0, 316, images=6),
+    fields((36, 36), 2.5, 4.0, 318, channels=2, share=0.7, images=6),
+    fields((128, 128), 1.3, 0.0, 326, images=6, thin=True),
     photographs(("china", "flower"), 8, 0.1, 8.0, 120),
     photographs(("china", "flower"), 8, 0.25, 0.0, 122),
     photographs(("china", "flower"), 12, 0.1, 4.0, 124),
+    photographs(("china",), 8, 0.15, 2.0, 144),
+    photographs(("china", "flower"), 16, 0.25, 5.0, 320),
+    photographs(("flower",), 12, 0.1, 0.0, 322),
     emoji(8, 0, 0.25, 5.0, 126),
+    emoji(8, 0, 0.1, 0.0, 146),
+    emoji(16, 0, 0.1, 4.0, 324),
     digits(0.25, 0.0, 128),
     digits(0.25, 7.5, 130),
     digits(0.12, 3.0, 138),
-    fields((24, 24), 1.7, 3.0, 140, images=6),
-    fields((40, 40), 2.2, 0.0, 142, images=6),
-    photographs(("china",), 8, 0.15, 2.0, 144),
-    emoji(8, 0, 0.1, 0.0, 146),
     trained(
         "china+flower 8x8x3",
+        8,
         lambda: pictures.patches(("china", "flower"), 8, 3000, 3),
         4.0,
         134,
     ),
-    trained("emoji 8x8x3 from 0", lambda: pictures.emoji(8, 1600), 0.0, 136),
-    demo(4.0, 132),
+    trained("emoji 8x8x3 from 0", 8, lambda: pictures.emoji(8, 1600), 0.0, 136),
+    trained("china 12x12x3", 12, lambda: pictures.patches(("china",), 12, 3000, 5), 2.0, 148),
 )
 
 CHECK: tuple[Problem, ...] = (
@@ -265,23 +290,26 @@ CHECK: tuple[Problem, ...] = (
 """What the penalties of a fit are chosen by."""
 
 JUDGE: tuple[Problem, ...] = (
-    fields((64, 64), 2.4, 0.0, 7),
-    fields((64, 64), 2.2, 4.0, 9),
-    fields((96, 96), 2.5, 4.0, 11),
-    fields((32, 32), 1.7, 7.0, 13, channels=4),
-    fields((80, 80), 2.1, 5.0, 15, share=0.3),
-    fields((128, 128), 2.4, 3.0, 17, images=6),
-    fields((7, 24, 40), 2.2, 6.0, 19),
-    photographs(("coffee", "chelsea"), 16, 0.25, 4.0, 21),
-    photographs(("astronaut", "rocket"), 8, 0.1, 7.5, 23),
-    photographs(("coffee", "retina"), 8, 0.1, 0.0, 25),
-    emoji(16, 1, 0.1, 4.0, 27),
-    digits(0.2, 4.0, 29),
+    fields((64, 64), 2.45, 0.0, 507),
+    fields((64, 64), 2.15, 4.5, 509),
+    fields((96, 96), 2.35, 4.0, 511),
+    fields((32, 32), 1.5, 6.0, 513, channels=4),
+    fields((80, 80), 2.7, 5.0, 515, share=0.4),
+    fields((128, 128), 2.5, 3.0, 517, images=6),
+    fields((112, 112), 1.9, 7.0, 518, images=6),
+    fields((7, 24, 40), 2.2, 6.0, 519),
+    photographs(("coffee", "chelsea"), 16, 0.25, 4.5, 521),
+    photographs(("astronaut", "rocket"), 8, 0.1, 7.0, 523),
+    photographs(("coffee", "retina"), 8, 0.12, 0.0, 525),
+    emoji(16, 1, 0.1, 4.0, 527),
+    digits(0.2, 4.5, 529),
     trained(
         "coffee+chelsea+astronaut 10x10x3",
+        10,
         lambda: pictures.patches(("coffee", "chelsea", "astronaut"), 10, 3000, 4),
         3.0,
-        33,
+        533,
     ),
-    demo(0.0, 31),
+    demo(0.0, 531),
+    demo(4.0, 532),
 )
