@@ -13,7 +13,6 @@ import torch
 from dpm_solver_nodes.tests.comfyui.conftest import ROOT, VERSIONS
 from dpm_solver_nodes.tests.comfyui.test_menu import heard
 from dpm_solver_nodes.tests.support.digits import (
-    EMPTY,
     Graph,
     Node,
     Sampled,
@@ -92,23 +91,22 @@ def test_it_is_one_run_on_a_model_that_changes(host: Server, name: str) -> None:
 def test_in_other_ways_to_start(host: Server, case: str) -> None:
     sampler, sigmas = menu("dpm_solver++_2m"), scheduled("karras", 10)
     start = loaded(host, torch.linspace(-1.0, 1.0, 256).reshape(1, 1, 16, 16))
-    options: dict[str, Any] = {
-        "batch": {"latent": {**EMPTY, "inputs": {**EMPTY["inputs"], "batch_size": 3}}},
+    masked = node("SetLatentNoiseMask", samples=["start", 0], mask=["mask", 0])
+    place: dict[str, Any] = {"destination": ["nothing", 0], "source": ["half", 0], "x": 8, "y": 0}
+    cases: dict[str, dict[str, Any]] = {
+        "batch": {"latent": node("EmptyLatentImage", width=128, height=128, batch_size=3)},
         "image to image": {"latent": start},
         "no noise": {"latent": start, "add_noise": False},
         "rising": {"latent": start, "add_noise": False},
         "mask": {
-            "latent": node("SetLatentNoiseMask", samples=["start", 0], mask=["mask", 0]),
+            "latent": masked,
             "start": start,
             "half": node("SolidMask", value=1.0, width=8, height=16),
             "nothing": node("SolidMask", value=0.0, width=16, height=16),
-            "mask": node(
-                "MaskComposite",
-                **{"destination": ["nothing", 0], "source": ["half", 0], "x": 8, "y": 0},
-                operation="add",
-            ),
+            "mask": node("MaskComposite", **place, operation="add"),
         },
-    }[case]
+    }
+    options = cases[case]
     if case == "image to image":
         sigmas = scheduled("karras", 10, denoise=0.7)
     if case == "rising":

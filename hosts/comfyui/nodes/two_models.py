@@ -19,9 +19,9 @@ class DPMSolver_TwoModels(io.ComfyNode):
             display_name="Sampler for two models",
             category=inputs.CATEGORY,
             description="One run on two models that share the noise levels, such as the two experts "
-            "of Wan 2.2: the model changes at the boundary that both were trained for, and the sampler "
-            "goes on with its earlier outputs, which two KSamplerAdvanced lose. Any sampler and any "
-            "list of sigmas; the second model is loaded when it is needed.",
+            "of Wan 2.2: the model changes at the boundary that both were trained for, and the "
+            "sampler goes on with its earlier outputs, which two KSamplerAdvanced lose. Any sampler "
+            "and any list of sigmas; the second model is loaded when it is needed.",
             search_aliases=[
                 "sampler for two models",
                 "wan 2.2",
