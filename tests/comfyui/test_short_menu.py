@@ -23,10 +23,7 @@ NODES = ("KSampler", "KSamplerAdvanced", "KSamplerSelect")
 SAMPLER = "window.app.graph._nodes.at(-1).widgets.find((one) => one.name === 'sampler_name')"
 # How each of the page's two ways to draw nodes shows the menu of the only node in the graph.
 WAYS = {"canvas": False, "vue": True}
-ENTRIES = {
-    "canvas": ".litecontextmenu .litemenu-entry",
-    "vue": '[data-testid="widget-select-default-viewport"] [role=option]',
-}
+ENTRIES = {"canvas": ".litecontextmenu .litemenu-entry", "vue": "[role=option]"}
 
 
 @pytest.fixture(scope="module", params=WAYS)
