@@ -85,20 +85,25 @@ class Problem:
         return torch.load(kept)
 
     def solve(self, z: torch.Tensor, s_max: float, s_min: float, steps: int) -> torch.Tensor:
-        """The converged images from a state, by classical Runge-Kutta and one last denoising."""
-        levels = torch.linspace(math.log(s_max), math.log(s_min), steps + 1).tolist()
+        """The converged images from a state: that at s_min, and one last denoising."""
         with torch.no_grad():
-            for a, b in pairwise(levels):
-                h, middle = b - a, math.exp((a + b) / 2.0)
-                k1 = z - self.model(z, math.exp(a))
-                z2 = z + h / 2.0 * k1
-                k2 = z2 - self.model(z2, middle)
-                z3 = z + h / 2.0 * k2
-                k3 = z3 - self.model(z3, middle)
-                z4 = z + h * k3
-                k4 = z4 - self.model(z4, math.exp(b))
-                z = z + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
-            return self.model(z, s_min)
+            return self.model(self.carry(z, s_max, s_min, steps), s_min)
+
+    @torch.no_grad()
+    def carry(self, z: torch.Tensor, s_max: float, s_min: float, steps: int) -> torch.Tensor:
+        """The state at s_min from that at s_max, by classical Runge-Kutta."""
+        levels = torch.linspace(math.log(s_max), math.log(s_min), steps + 1).tolist()
+        for a, b in pairwise(levels):
+            h, middle = b - a, math.exp((a + b) / 2.0)
+            k1 = z - self.model(z, math.exp(a))
+            z2 = z + h / 2.0 * k1
+            k2 = z2 - self.model(z2, middle)
+            z3 = z + h / 2.0 * k2
+            k3 = z3 - self.model(z3, middle)
+            z4 = z + h * k3
+            k4 = z4 - self.model(z4, math.exp(b))
+            z = z + h / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+        return z
 
     def __str__(self) -> str:
         return f"{self.name} {self.seed} {self.images}"
