@@ -1,4 +1,4 @@
-"""The colour model: a small class-conditional U-Net that draws emoji of ten classes.
+"""The colour model: a small class-conditional U-Net that draws emoji of eight classes.
 
 A noisy picture is z = clean + s noise, whatever process it comes from: Stable Diffusion's (signal
 alpha, noise sigma) at s = sigma / alpha, a flow (signal 1 - t, noise t) at s = t / (1 - t). So one
@@ -23,14 +23,14 @@ from torch.nn import functional
 
 from .network import AttentionBlock, ResidualBlock
 
-CLASSES = ("heart", "smiley", "cat", "animal", "person", "flower", "fruit", "clock", "moon", "car")
+CLASSES = ("heart", "smiley", "cat", "animal", "person", "flower", "fruit", "car")
 IMAGE_SIZE = 32
 
 WEIGHTS = Path(__file__).resolve().parent / "emoji.safetensors"
 
 
 def class_context(labels: Sequence[int | None]) -> Tensor:
-    """One-hot class rows, float32, ``[len(labels), 1, 10]``; None, no class, is a row of zeros."""
+    """One-hot class rows, float32, ``[len(labels), 1, 8]``; None, no class, is a row of zeros."""
     context = torch.zeros(len(labels), 1, len(CLASSES))
     for row, label in enumerate(labels):
         if label is not None:
@@ -60,8 +60,8 @@ class EmojiNetwork(nn.Module):
 
     def __init__(
         self,
-        channels: int = 80,
-        wide: int = 160,
+        channels: int = 64,
+        wide: int = 128,
         embedding: int = 192,
         heads: int = 4,
         *,
@@ -97,7 +97,7 @@ class EmojiNetwork(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def velocity(self, x: Tensor, log_s: Tensor, context: Tensor | None = None) -> Tensor:
-        """``x`` [batch, 3, h, w], ``log_s`` [batch], ``context`` [batch, tokens, 10] -> like ``x``."""
+        """``x`` [batch, 3, h, w], ``log_s`` [batch], ``context`` [batch, tokens, 8] -> like ``x``."""
         condition = self.level(level_features(log_s, self.embedding).to(x.dtype))
         if context is not None:
             condition = condition + self.kind(context.to(x.dtype).mean(dim=1))

@@ -1,4 +1,4 @@
-"""The pictures the colour model learns: emoji of ten classes as three vendors draw them.
+"""The pictures the colour model learns: emoji of eight classes as two vendors draw them.
 
 They come from npm when the model is trained, and are not in the repository; NOTICE.md names their
 authors and licences. Each picture is shown in several versions: mirrored, moved, of another size and
@@ -53,13 +53,6 @@ VENDORS = (
         "has_img_twitter",
         "Twemoji, Twitter and other contributors, CC BY 4.0",
     ),
-    Vendor(
-        "@lobehub/fluent-emoji-3d",
-        "1.1.0",
-        "package/assets/{}.webp",
-        "",
-        "Fluent Emoji, Microsoft, MIT",
-    ),
 )
 
 
@@ -100,11 +93,6 @@ KINDS = (
         "fruit",
         "1f347 1f348 1f349 1f34a 1f34b 1f34c 1f34d 1f96d 1f34e 1f34f 1f350 1f351 1f352 1f353 "
         "1fad0 1f95d 1f345",
-    ),
-    Kind("clock", " ".join(f"{code:x}" for code in range(0x1F550, 0x1F568)), mirrored=False),
-    Kind(
-        "moon",
-        "1f311 1f312 1f313 1f314 1f315 1f316 1f317 1f318 1f319 1f31a 1f31b 1f31c 1f31d",
     ),
     Kind(
         "car",
@@ -170,9 +158,7 @@ def _turn_hue(degrees: float) -> np.ndarray:
     return np.cos(angle) * (np.eye(3) - mean) + np.sin(angle) * cross + mean
 
 
-def vary(
-    picture: Image.Image, kind: Kind, size: int, generator: np.random.Generator
-) -> np.ndarray:
+def vary(picture: Image.Image, kind: Kind, size: int, generator: np.random.Generator) -> np.ndarray:
     """A version of ``picture``, uint8 [size, size, 3]: mirrored, moved, scaled, other colours."""
     if kind.mirrored and generator.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -1,4 +1,4 @@
-"""Train the demo's networks: digits (scikit-learn's scans) and emoji (three vendors' pictures).
+"""Train the demo's networks: digits (scikit-learn's scans) and emoji (two vendors' pictures).
 
     python -m dpm_solver_nodes.demo.train digits     # ten minutes on one CPU core
     python -m dpm_solver_nodes.demo.train emoji      # an hour or two
@@ -24,8 +24,6 @@ from torch.nn import functional
 
 from . import emoji, network, pictures
 
-BATCH = 64
-PEAK_RATE = 2e-3
 WARMUP = 200
 NULL_SHARE = 0.12  # of the images, trained without their class, for classifier-free guidance
 EMA_DECAY = 0.999
@@ -49,8 +47,11 @@ class Task:
     """What is trained: the network, its file, where the batches come from, and what they show."""
 
     model: Callable[[], nn.Module]
-    batches: Callable[[torch.Generator], Callable[[], Batch]]
+    batches: Callable[[int, torch.Generator], Callable[[], Batch]]
     path: Path
+    batch: int
+    rate: float  # the highest learning rate
+    hold: float  # how long it stays, as a share of the run
     steps: int
     seed: int
     title: str
@@ -78,7 +79,7 @@ def spread(count: int, generator: torch.Generator) -> Tensor:
     return (torch.arange(count) + torch.rand(count, generator=generator)) / count
 
 
-def digit_batches(generator: torch.Generator) -> Callable[[], Batch]:
+def digit_batches(size: int, generator: torch.Generator) -> Callable[[], Batch]:
     """Every digit once, in an order of its own, then again; times spread over the schedule."""
     images, classes = load_images()
     one_hot = network.class_context(range(network.CLASSES))
@@ -87,12 +88,12 @@ def digit_batches(generator: torch.Generator) -> Callable[[], Batch]:
 
     def batch() -> Batch:
         nonlocal order
-        if len(order) < BATCH:
+        if len(order) < size:
             order = torch.randperm(len(images), generator=generator)
-        chosen, order = order[:BATCH], order[BATCH:]
+        chosen, order = order[:size], order[size:]
         clean = images[chosen]
-        asked = torch.rand(BATCH, 1, 1, generator=generator) >= NULL_SHARE
-        times = (spread(BATCH, generator) * network.TIMESTEPS).long()
+        asked = torch.rand(size, 1, 1, generator=generator) >= NULL_SHARE
+        times = (spread(size, generator) * network.TIMESTEPS).long()
         times = times.clamp(max=network.TIMESTEPS - 1)
         noise = torch.randn(clean.shape, generator=generator)
         signal, sigma = model.signal_and_noise(times)
@@ -102,19 +103,19 @@ def digit_batches(generator: torch.Generator) -> Callable[[], Batch]:
     return batch
 
 
-def emoji_batches(generator: torch.Generator) -> Callable[[], Batch]:
+def emoji_batches(size: int, generator: torch.Generator) -> Callable[[], Batch]:
     """Emoji of all classes alike often, each in one of its versions; levels spread over LEVELS."""
     images, labels, _ = pictures.load(emoji.IMAGE_SIZE, VERSIONS, seed=0)
     one_hot = emoji.class_context(range(len(emoji.CLASSES)))
     weights = 1.0 / torch.bincount(labels)[labels].double()
 
     def batch() -> Batch:
-        chosen = torch.multinomial(weights, BATCH, replacement=True, generator=generator)
-        version = torch.randint(images.shape[1], (BATCH,), generator=generator)
+        chosen = torch.multinomial(weights, size, replacement=True, generator=generator)
+        version = torch.randint(images.shape[1], (size,), generator=generator)
         clean = images[chosen, version].float() / 127.5 - 1.0
-        asked = torch.rand(BATCH, 1, 1, generator=generator) >= NULL_SHARE
+        asked = torch.rand(size, 1, 1, generator=generator) >= NULL_SHARE
         low, high = LEVELS
-        log_s = 3.0 * torch.atanh(low + (high - low) * spread(BATCH, generator).clamp(max=0.9999))
+        log_s = 3.0 * torch.atanh(low + (high - low) * spread(size, generator).clamp(max=0.9999))
         noise = torch.randn(clean.shape, generator=generator)
         alpha, sigma = emoji.signal_and_noise(log_s)
         context = one_hot[labels[chosen]] * asked
@@ -128,6 +129,9 @@ TASKS = {
         model=network.DigitNetwork,
         batches=digit_batches,
         path=network.WEIGHTS,
+        batch=64,
+        rate=2e-3,
+        hold=0.0,
         steps=3500,
         seed=2,
         title="DPM-Solver demo digits",
@@ -141,7 +145,10 @@ TASKS = {
         model=emoji.EmojiNetwork,
         batches=emoji_batches,
         path=emoji.WEIGHTS,
-        steps=4500,
+        batch=32,
+        rate=1.5e-3,
+        hold=0.6,
+        steps=6000,
         seed=0,
         title="DPM-Solver demo emoji",
         data=", ".join(f"{v.package} {v.version}" for v in pictures.VENDORS),
@@ -150,11 +157,13 @@ TASKS = {
 }
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then a half cosine to zero, as a share of the peak."""
-    if step < WARMUP:
-        return (step + 1) / WARMUP
-    return 0.5 * (1.0 + math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP)))
+def learning_rate(step: int, share: float, hold: float) -> float:
+    """A share of the highest rate: linear warm-up, ``hold`` of the run there, a half cosine to zero.
+
+    ``share`` of the run is over.
+    """
+    falling = max(0.0, share - hold) / (1.0 - hold)
+    return min(1.0, step / WARMUP) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, falling)))
 
 
 @torch.no_grad()
@@ -172,17 +181,24 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     save_file(state, str(path), metadata=metadata)
 
 
-def train(task: Task, steps: int, seed: int, bfloat16: bool, out: Path) -> None:
-    """Train for ``steps`` batches; ``out`` has the averaged weights so far, from time to time."""
+def train(task: Task, steps: int, minutes: float, seed: int, bfloat16: bool, out: Path) -> None:
+    """Train for ``steps`` batches, or ``minutes`` if that is less.
+
+    ``out`` has the averaged weights so far, from time to time.
+    """
     torch.manual_seed(seed)  # the first weights
-    batch = task.batches(torch.Generator().manual_seed(seed))  # all that is drawn while training
+    # all that is drawn while training
+    batch = task.batches(task.batch, torch.Generator().manual_seed(seed))
     model = task.model()
     average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: learning_rate(i, steps))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=task.rate, weight_decay=0.01)
     losses: list[float] = []
     started = time.monotonic()
-    for step in range(1, steps + 1):
+    step, share = 0, 0.0
+    while share < 1.0:
+        step += 1
+        for group in optimizer.param_groups:
+            group["lr"] = task.rate * learning_rate(step, share, task.hold)
         drawn = batch()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             found = model.velocity(drawn.x, drawn.level, drawn.context)  # type: ignore[operator]
@@ -191,25 +207,25 @@ def train(task: Task, steps: int, seed: int, bfloat16: bool, out: Path) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
         update_average(average, model, min(EMA_DECAY, step / (step + 9)))
         losses.append(loss.item())
-        if step % SAVE_EVERY and step != steps:
+        spent = (time.monotonic() - started) / 60
+        share = max(step / steps, spent / minutes)
+        if step % SAVE_EVERY and share < 1.0:
             continue
         recent = sum(losses[-SAVE_EVERY:]) / len(losses[-SAVE_EVERY:])
-        spent = (time.monotonic() - started) / 60
-        left = spent / step * (steps - step)
         print(
-            f"step {step:5d} of {steps}  loss {recent:.4f}  {spent:5.1f} min, {left:5.1f} min left",
+            f"step {step:5d}, {share:4.0%}  loss {recent:.4f}  {spent:5.1f} min, "
+            f"{spent / share - spent:5.1f} min left",
             flush=True,
         )
-        last = losses[-max(1, steps // 10) :]
+        last = losses[-max(1, step // 10) :]
         metadata = {
             "title": task.title,
             "seed": str(seed),
-            "steps": str(steps),
-            "steps_done": str(step),
-            "batch": str(BATCH),
+            "steps": str(step),
+            "complete": str(share >= 1.0),
+            "batch": str(task.batch),
             "loss": f"{sum(last) / len(last):.5f}",
             "minutes": f"{spent:.1f}",
             "data": task.data,
@@ -222,7 +238,8 @@ def train(task: Task, steps: int, seed: int, bfloat16: bool, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train one of the demo's networks.")
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--steps", type=int, help=f"batches of {BATCH} images")
+    parser.add_argument("--steps", type=int, help="batches of images")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="at most so long")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -235,7 +252,7 @@ def main() -> None:
     steps = task.steps if arguments.steps is None else arguments.steps
     seed = task.seed if arguments.seed is None else arguments.seed
     out = arguments.out or task.path
-    train(task, steps, seed, arguments.bfloat16, out)
+    train(task, steps, arguments.minutes, seed, arguments.bfloat16, out)
     print(f"wrote {out.name}, {out.stat().st_size / 1e6:.2f} MB")
 
 
