@@ -148,7 +148,7 @@ TASKS = {
         batch=32,
         rate=1.5e-3,
         hold=0.6,
-        steps=6000,
+        steps=4000,
         seed=0,
         title="DPM-Solver demo emoji",
         data=", ".join(f"{v.package} {v.version}" for v in pictures.VENDORS),
@@ -181,11 +181,8 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     save_file(state, str(path), metadata=metadata)
 
 
-def train(task: Task, steps: int, minutes: float, seed: int, bfloat16: bool, out: Path) -> None:
-    """Train for ``steps`` batches, or ``minutes`` if that is less.
-
-    ``out`` has the averaged weights so far, from time to time.
-    """
+def train(task: Task, steps: int, seed: int, bfloat16: bool, out: Path) -> None:
+    """Train for ``steps`` batches; ``out`` has the averaged weights so far, from time to time."""
     torch.manual_seed(seed)  # the first weights
     # all that is drawn while training
     batch = task.batches(task.batch, torch.Generator().manual_seed(seed))
@@ -194,9 +191,8 @@ def train(task: Task, steps: int, minutes: float, seed: int, bfloat16: bool, out
     optimizer = torch.optim.AdamW(model.parameters(), lr=task.rate, weight_decay=0.01)
     losses: list[float] = []
     started = time.monotonic()
-    step, share = 0, 0.0
-    while share < 1.0:
-        step += 1
+    for step in range(1, steps + 1):
+        share = (step - 1) / steps
         for group in optimizer.param_groups:
             group["lr"] = task.rate * learning_rate(step, share, task.hold)
         drawn = batch()
@@ -209,14 +205,13 @@ def train(task: Task, steps: int, minutes: float, seed: int, bfloat16: bool, out
         optimizer.step()
         update_average(average, model, min(EMA_DECAY, step / (step + 9)))
         losses.append(loss.item())
-        spent = (time.monotonic() - started) / 60
-        share = max(step / steps, spent / minutes)
-        if step % SAVE_EVERY and share < 1.0:
+        if step % SAVE_EVERY and step != steps:
             continue
+        spent = (time.monotonic() - started) / 60
         recent = sum(losses[-SAVE_EVERY:]) / len(losses[-SAVE_EVERY:])
         print(
-            f"step {step:5d}, {share:4.0%}  loss {recent:.4f}  {spent:5.1f} min, "
-            f"{spent / share - spent:5.1f} min left",
+            f"step {step:5d} of {steps}  loss {recent:.4f}  {spent:5.1f} min, "
+            f"{spent / step * (steps - step):5.1f} min left",
             flush=True,
         )
         last = losses[-max(1, step // 10) :]
@@ -224,7 +219,7 @@ def train(task: Task, steps: int, minutes: float, seed: int, bfloat16: bool, out
             "title": task.title,
             "seed": str(seed),
             "steps": str(step),
-            "complete": str(share >= 1.0),
+            "complete": str(step == steps),
             "batch": str(task.batch),
             "loss": f"{sum(last) / len(last):.5f}",
             "minutes": f"{spent:.1f}",
@@ -239,7 +234,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train one of the demo's networks.")
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--steps", type=int, help="batches of images")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="at most so long")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -252,7 +246,7 @@ def main() -> None:
     steps = task.steps if arguments.steps is None else arguments.steps
     seed = task.seed if arguments.seed is None else arguments.seed
     out = arguments.out or task.path
-    train(task, steps, arguments.minutes, seed, arguments.bfloat16, out)
+    train(task, steps, seed, arguments.bfloat16, out)
     print(f"wrote {out.name}, {out.stat().st_size / 1e6:.2f} MB")
 
 
