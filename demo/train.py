@@ -1,7 +1,7 @@
 """Train the demo's networks: digits (scikit-learn's scans) and emoji (two vendors' pictures).
 
-    python -m dpm_solver_nodes.demo.train digits     # ten minutes on one CPU core
-    python -m dpm_solver_nodes.demo.train emoji      # an hour or two
+    python -m dpm_solver_nodes.demo.train digits    # ten minutes on one CPU core
+    python -m dpm_solver_nodes.demo.train emoji     # half an hour
 
 This needs torch and safetensors, the digits scikit-learn, the emoji npm, which fetches 140 MB once.
 The result, ``digits.safetensors`` or ``emoji.safetensors``, holds the moving average of the weights in
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import emoji, network, pictures
+from . import emoji, network, pictures, recognise
 
 WARMUP = 200
 NULL_SHARE = 0.12  # of the images, trained without their class, for classifier-free guidance
@@ -131,7 +131,7 @@ TASKS = {
         path=network.WEIGHTS,
         batch=64,
         rate=2e-3,
-        hold=0.0,
+        hold=WARMUP / 3500,
         steps=3500,
         seed=2,
         title="DPM-Solver demo digits",
@@ -184,9 +184,9 @@ def save(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
 def train(task: Task, steps: int, seed: int, bfloat16: bool, out: Path) -> None:
     """Train for ``steps`` batches; ``out`` has the averaged weights so far, from time to time."""
     torch.manual_seed(seed)  # the first weights
-    # all that is drawn while training
-    batch = task.batches(task.batch, torch.Generator().manual_seed(seed))
     model = task.model()
+    drawing = torch.Generator().manual_seed(seed)  # all that is drawn while training
+    batch = task.batches(task.batch, drawing)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=task.rate, weight_decay=0.01)
     losses: list[float] = []
@@ -248,6 +248,8 @@ def main() -> None:
     out = arguments.out or task.path
     train(task, steps, seed, arguments.bfloat16, out)
     print(f"wrote {out.name}, {out.stat().st_size / 1e6:.2f} MB")
+    if arguments.task == "emoji":
+        recognise.report(out, save_to=None)
 
 
 if __name__ == "__main__":
