@@ -11,6 +11,8 @@ import torch
 from .options import Options
 from .sample import sample
 from .solvers.adaptive import Adaptive
+from .solvers.ancestral import Ancestral
+from .solvers.er_sde import ErSde
 from .solvers.multistep import Multistep
 from .solvers.recommended import Recommended
 from .solvers.singlestep import Singlestep
@@ -29,6 +31,8 @@ class Entry:
             none, as an adaptive solver takes a tolerance instead, and CFG++ solves no equation.
         help: what it is good for, in a sentence or two.
         source: the paper, and the place in it.
+        short: whether menus list it by default. The others are listed if the user asks for all, and
+            may be used by their ids always.
     """
 
     id: str
@@ -37,6 +41,7 @@ class Entry:
     order: int | None
     help: str
     source: str
+    short: bool = False
 
     def function(self) -> Callable[..., torch.Tensor]:
         """The sampler as a function with the arguments of `sample_multistep`."""
@@ -69,6 +74,7 @@ def entry(id_: str) -> Entry:
 _IMAGE = "DPM-Solver++ (arXiv 2211.01095), "
 _NOISE = "DPM-Solver (arXiv 2206.00927), "
 _SDE = "its section on SDEs, "
+_ER = "ER-SDE (arXiv 2309.06169), "
 _CFG_PP = ", with CFG++ (arXiv 2406.08070)"
 
 _2M = "The classic, dpmpp_2m elsewhere: second order, steady from 10 steps up."
@@ -98,6 +104,14 @@ _SDE_2S = (
     "Stochastic pairs of steps that use no earlier output. What others call DPM++ SDE, which counts "
     "a pair as one step: take twice its steps here."
 )
+_ER_SDE = (
+    "Adds about half of the SDE's noise, and goes on well with few steps: try it from 10 up. The same "
+    "as er_sde elsewhere."
+)
+_2S_ANCESTRAL = (
+    "Pairs of steps, each pair going further down than asked for and back up with fresh noise. The "
+    "same as dpmpp_2s_ancestral elsewhere, which counts a pair as one step: take twice its steps here."
+)
 _2M_CFG_PP = (
     "CFG++ guidance, for a low scale: set CFG low, 1 to 2, and nearer to 1 the more "
     "steps there are above 30."
@@ -122,6 +136,7 @@ CATALOG: tuple[Entry, ...] = (
         "The one to start with: sigmas and step weights that were fitted together on many models, "
         "with and without guidance. Set the scheduler to dpm_solver_recommended with it.",
         "DPM-Solver++ (arXiv 2211.01095), multistep of orders 1 to 3, benchmarks/fit_recommended.py",
+        short=True,
     ),
     Entry(
         "dpm_solver++_2m",
@@ -130,6 +145,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _2M,
         _IMAGE + "multistep, order 2",
+        short=True,
     ),
     Entry(
         "dpm_solver++_3m",
@@ -146,6 +162,7 @@ CATALOG: tuple[Entry, ...] = (
         3,
         _3M_EXACT,
         _IMAGE + _EXACT_3M,
+        short=True,
     ),
     Entry(
         "dpm_solver++_2s",
@@ -154,6 +171,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _2S,
         _IMAGE + "singlestep, order 2",
+        short=True,
     ),
     Entry(
         "dpm_solver++_3s",
@@ -178,6 +196,7 @@ CATALOG: tuple[Entry, ...] = (
         None,
         _ADAPTIVE_23,
         _IMAGE + "adaptive, DPM-Solver-23",
+        short=True,
     ),
     Entry(
         "dpm_solver_2m",
@@ -242,6 +261,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _SDE_2M,
         _IMAGE + _SDE + "multistep, order 2",
+        short=True,
     ),
     Entry(
         "sde_dpm_solver++_3m",
@@ -260,12 +280,29 @@ CATALOG: tuple[Entry, ...] = (
         _IMAGE + _SDE + _K_2S,
     ),
     Entry(
+        "dpm_solver++_er_sde",
+        "DPM-Solver++ ER-SDE",
+        ErSde(),
+        2,
+        _ER_SDE,
+        _ER + "order 3",
+    ),
+    Entry(
+        "dpm_solver++_2s_ancestral",
+        "DPM-Solver++ 2S ancestral",
+        Ancestral(),
+        2,
+        _2S_ANCESTRAL,
+        _IMAGE + "singlestep, order 2, in k-diffusion's ancestral form",
+    ),
+    Entry(
         "dpm_solver++_2m_cfg_pp",
         "DPM-Solver++ 2M CFG++",
         Multistep(order=2, cfg_pp=True),
         None,
         _2M_CFG_PP,
         _IMAGE + "multistep, order 2" + _CFG_PP,
+        short=True,
     ),
     Entry(
         "dpm_solver++_3m_cfg_pp",
@@ -290,6 +327,22 @@ CATALOG: tuple[Entry, ...] = (
         None,
         "3M CFG++ with fresh noise in each step.",
         _IMAGE + _SDE + _K_3M + _CFG_PP,
+    ),
+    Entry(
+        "dpm_solver++_er_sde_cfg_pp",
+        "DPM-Solver++ ER-SDE CFG++",
+        ErSde(cfg_pp=True),
+        None,
+        "ER-SDE with CFG++ guidance: set CFG low, 1 to 2.",
+        _ER + "order 3" + _CFG_PP,
+    ),
+    Entry(
+        "dpm_solver++_2s_ancestral_cfg_pp",
+        "DPM-Solver++ 2S ancestral CFG++",
+        Ancestral(cfg_pp=True),
+        None,
+        "2S ancestral with CFG++ guidance: set CFG low, 1 to 2.",
+        _IMAGE + "singlestep, order 2, in k-diffusion's ancestral form" + _CFG_PP,
     ),
     Entry(
         "sde_dpm_solver_2m",

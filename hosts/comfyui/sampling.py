@@ -67,9 +67,11 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
         unconditional = None
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
-        hint(options, host_model, sigmas, getattr(model.inner_model, "cfg", None))
+        chosen = replace(options, **settings).on(schedule)
+        hint(chosen, host_model, sigmas, getattr(model.inner_model, "cfg", None))
+        chosen, sigmas = host_model.sized(chosen, x, sigmas)
         return run(
-            replace(options, **settings).on(schedule),
+            chosen,
             model,
             x,
             sigmas,
