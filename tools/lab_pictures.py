@@ -1,7 +1,7 @@
 """The lab's pictures: Solver Compare and Plot Sigmas on the demo model, in a real ComfyUI.
 
 `make lab-pictures` runs both nodes through the host's HTTP API, prints their tables, and saves
-convergence.png, compare_grid.png and sigmas.png in docs/pictures, which the README shows. Solvers
+convergence.png, compare_grid.png and sigmas.png in docs/pictures, which pages in docs show. Solvers
 that it calibrates for 5, 8 and 10 calls are among the candidates.
 """
 

@@ -53,8 +53,8 @@ SMALLEST, LARGEST = 8 * 8, 64 * 64
 large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64 latents."""
 
 SAME_END = 1.001
-"""A list that ends at the model's lowest sigma, but for this factor, is not extrapolated to zero: the
-model's output there is the image."""
+"""If a row leads below the model's lowest sigma, a list that ends there, but for this factor, is not
+extrapolated to zero: the model's output there is the image."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,8 @@ def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
         c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
         if end.sigma == 0.0 and c:
             share = to_zero(levels[i - 1] - levels[i]) / to_zero(math.log(row.s[-2] / row.s[-1]))
-            at_end = start.sigma <= SAME_END * (grid.schedule.sigma_min or 0.0)
+            low = grid.schedule.sigma_min or 0.0
+            at_end = start.sigma <= SAME_END * low and row.s[-1] * SAME_END < low
             c = () if at_end else tuple(weight * share for weight in c)
         state = end.sigma / start.sigma
         total = end.alpha - start.alpha * state
