@@ -37,7 +37,7 @@ PROBE = {
     "dpm_solver_test": ROOT / "tests" / "support" / "probe_nodes"
 }  # nodes that count calls and save latents
 
-PROCESSES = {"flow": "a flow, shift 3", "noise": "noise prediction, Stable Diffusion's schedule"}
+PROCESSES = {"flow": "A flow, shift 3", "noise": "Noise prediction, Stable Diffusion's schedule"}
 SCHEDULERS = {"flow": "simple", "noise": "karras"}
 """The host's own, for its samplers: what is used most on such models."""
 SEED = 7
@@ -206,7 +206,7 @@ def picture(process: str, rows: Rows, kind: str) -> Image.Image:
     image = Image.new("RGB", size, paper)
     draw = ImageDraw.Draw(image)
     large, font, small = (ImageFont.load_default(size) for size in (20, 17, 15))
-    draw.text((gap, 12), title.format(PROCESSES[process].capitalize()), ink, large)
+    draw.text((gap, 12), title.format(PROCESSES[process]), ink, large)
     for column, calls in enumerate(columns):
         x = left + column * (side + gap)
         text = f"{calls} model calls" if calls in CALLS else f"converged ({calls} calls)"
