@@ -22,6 +22,7 @@ def table() -> str:
     ]
     without_twin = {entry.id for entry in image_forms if entry.cfg_pp}
     without_twin |= {"sde_dpm_solver++_3m", "dpm_solver++_recommended"}
+    without_twin |= {"dpm_solver++_er_sde", "dpm_solver++_2s_ancestral"}
     assert {entry.id for entry in CATALOG if entry not in image_forms} == {
         entry.id.replace("++", "") for entry in image_forms if entry.id not in without_twin
     }
