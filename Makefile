@@ -59,7 +59,7 @@ lint: $(READY)  ## ruff and mypy
 
 test-fast: $(READY)  ## while you work: a minute, one sampler per path through the code, no ComfyUI
 	WEBUI_PATH= $(VENV)/bin/pytest -n $(JOBS) --few-samplers tests --each-value-once -m "not slow" \
-		tests/samplers tests/lab tests/docs tests/webui
+		tests/samplers tests/hosts tests/lab tests/docs tests/webui
 
 test: lint  ## lint, unit tests, and tests on ComfyUI 0.30.0 (one sampler per path through the code)
 	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile --few-samplers tests/comfyui

@@ -40,9 +40,11 @@ async def comfy_entrypoint() -> Any:
 
 
 def _menus() -> list[Any]:
+    from .hosts.comfyui.page import register_routes
     from .hosts.comfyui.sampling import register_menus
 
     register_menus()
+    register_routes()
     return []
 
 

@@ -20,6 +20,7 @@ def sampling_nodes() -> list[Any]:
         DPMSolver_Singlestep,
     )
     from .hosts.comfyui.nodes.stochastic import DPMSolver_SDE
+    from .hosts.comfyui.nodes.two_models import DPMSolver_TwoModels
 
     return [
         DPMSolver_Recommended,  # the page's search shows the first ones first
@@ -30,6 +31,7 @@ def sampling_nodes() -> list[Any]:
         DPMSolver_Adaptive,
         DPMSolver_SDE,
         DPMSolver_Sigmas,
+        DPMSolver_TwoModels,
     ]
 
 

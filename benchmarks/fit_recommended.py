@@ -4,14 +4,15 @@
 
 The solver (`samplers/solvers/recommended.py`) interpolates x0: with lambda_ = -log s, it takes the
 exact step through the newest three outputs, slope and curvature each times a gain of the step's own.
-(1, 0) is a second-order multistep, (1, 1/2) the published third-order one. Free are all s but the
-first, and all gains. The aim is the near-worst model of `problems.TUNE`: the logsumexp of SHARPNESS
-times each model's log error relative to the best peer's on it, and penalties that keep the lengths
-of the steps and the gains smooth along the run, so that models that are not in the list profit as
-well. Its gradient is found by back-propagation through the whole run, and BFGS takes it from there.
-Each number of calls starts from its neighbour's solver. Hosts move a diffusion model's sigmas to
-whole times, so its rows end there and their gains are fitted again. Results go to the file of the
-sampler's data, where rows that are not asked for stay. All seeds are in `problems.py`.
+(1, 0) is a second-order multistep, (1, 1/2) the published third-order one. Each number of calls has
+two solvers, for small and for large images; an image between them takes a mean of the two. Free are
+all s but the first, and all gains. The aim is the near-worst model of `problems.TUNE`: the logsumexp
+of SHARPNESS times each model's log error relative to the best peer's on it, and penalties that keep
+the lengths of the steps and the gains smooth along the run, so that models that are not in the list
+profit as well. Its gradient is found by back-propagation through the whole run, and BFGS takes it
+from there. Each number of calls starts from its neighbour's solver. Hosts move a diffusion model's
+sigmas to whole times, so its rows end there and their gains are fitted again. Results go to the file
+of the sampler's data, where rows that are not asked for stay. All seeds are in `problems.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
-from ..samplers.solvers.recommended import FIRST_STEP
+from ..samplers.solvers.recommended import FIRST_STEP, SIZES, share_of
 from .problems import CHECK, PROCESSES, TUNE, Problem
 from .problems.fields import Pullback
 from .problems.problems import Denoiser
@@ -44,9 +45,9 @@ SEVERAL_BELOW = 8
 USUAL = 1.0, 0.5
 """Gains that are drawn to."""
 
-PULL, SMOOTH_GAINS, SMOOTH_STEPS = 0.02, 0.02, 0.1
-"""Of the squares of: gains less the usual ones, their differences from step to step, and second
-differences of the logs of the steps."""
+PULL, SMOOTH_GAINS, SMOOTH_STEPS, APART = 0.02, 0.02, 0.1, 0.02
+"""Of the squares of: gains less the usual ones, their differences from step to step, second
+differences of the logs of the steps, and differences between the gains for the two sizes."""
 
 FREE_BELOW = 20
 """With fewer calls the penalties count less: there is less to be smooth."""
@@ -56,6 +57,9 @@ EXACT_FROM = 20
 
 TOLERANCE = 1e-3
 """Of the aim: less is no gain."""
+
+ORDER = 8, 6, 5, 4, 3, 7, 9, 10, 11, 12, 15, 20, 25, 30, 18, 14, 22, 40, 35
+"""Of the fits: each begins at the nearest number of calls that is there."""
 
 DIGITS = 6
 KINDS = {"flow": ("flow3", "flow1", "flow6"), "diffusion": ("sd",)}
@@ -95,6 +99,20 @@ class Solver:
         newer = first * slope / before + second * curvature / (before * before_that)
         older = -second * curvature / ((before + before_that) * before_that)
         return torch.stack([newer, older], 1)
+
+
+Pair = tuple[Solver, Solver]
+"""For small and for large images: see SIZES."""
+
+
+def mixed(pair: Pair, share: float) -> Solver:
+    """The solver for images that are so far between small ones, 0, and large ones, 1."""
+    small, large = pair
+    return Solver(
+        torch.lerp(small.levels, large.levels, share),
+        torch.lerp(small.gains, large.gains, share),
+        small.flow,
+    )
 
 
 def run(model: Denoiser, z: torch.Tensor, solver: Solver) -> torch.Tensor:
@@ -155,22 +173,28 @@ class Run:
 
 @dataclass(frozen=True)
 class Case:
-    """A problem with its process: start, converged images and the best peers' errors."""
+    """A problem with its process: start, converged images and the best peer's error.
+
+    Attributes:
+        share: where its images' size lies between small, 0, and large, 1.
+    """
 
     model: Denoiser
+    share: float
     start: torch.Tensor
     solution: torch.Tensor
-    references: dict[int, float]
+    reference: float
 
     @classmethod
-    def of(cls, problem: Problem, processes: Sequence[str], calls: Sequence[int]) -> Case:
+    def of(cls, problem: Problem, processes: Sequence[str], calls: int) -> Case:
         kind = PROCESSES[processes[0]]
-        dtype = torch.float64 if max(calls) >= EXACT_FROM else torch.float32
+        dtype = torch.float64 if calls >= EXACT_FROM else torch.float32
         return cls(
             problem.make(dtype),
+            share_of(problem.positions),
             kind.start(problem.noise()).to(dtype),
             problem.solution(kind).to(dtype),
-            {n: reference(problem, processes, n) for n in calls},
+            reference(problem, processes, calls),
         )
 
     def ratio(self, solver: Solver) -> tuple[float, torch.Tensor, torch.Tensor]:
@@ -178,7 +202,7 @@ class Case:
         made = Run(self.model, self.start, solver)
         off = made.images - self.solution
         squares = off.square().mean(1, keepdim=True).clamp_min(1e-12)
-        value = 0.5 * float(squares.log().mean()) - math.log(self.references[solver.calls])
+        value = 0.5 * float(squares.log().mean()) - math.log(self.reference)
         return value, *made.gradient(off / (squares * off.numel()))
 
 
@@ -214,53 +238,67 @@ def at_whole_times(solver: Solver) -> Solver:
 
 
 def descend(
-    cases: Sequence[Case], start: Solver, iterations: int, move: bool = True
-) -> tuple[Solver, float]:
+    cases: Sequence[Case], start: Pair, iterations: int, move: bool = True
+) -> tuple[Pair, float]:
     """BFGS on the logs of the steps and on the gains: Adam crawls along such a narrow valley.
 
     Args:
         move: False leaves the levels where they are.
     """
-    calls, first = start.calls, start.levels[:1]
+    flow, calls = start[0].flow, start[0].calls
+    count = calls - 1
 
-    def solver(free: torch.Tensor) -> Solver:
-        levels = torch.cat([first, first - free[: calls - 1].exp().cumsum(0)])
-        levels = levels if move else start.levels
-        ones, twos = free[calls - 1 : 2 * (calls - 1)], free[2 * (calls - 1) :]
+    def pair_of(free: torch.Tensor) -> Pair:
+        small, large = (solver(part, one) for part, one in zip(free.chunk(2), start, strict=True))
+        return small, large
+
+    def solver(free: torch.Tensor, begun: Solver) -> Solver:
+        first = begun.levels[:1]
+        levels = torch.cat([first, first - free[:count].exp().cumsum(0)]) if move else begun.levels
+        ones, twos = free[count : 2 * count], free[2 * count :]
         gains = torch.stack(
             [torch.cat([ones.new_zeros(1), ones]), torch.cat([twos.new_zeros(2), twos])], 1
         )
-        return Solver(levels, gains, start.flow)
+        return Solver(levels, gains, flow)
 
     def penalty(free: torch.Tensor) -> torch.Tensor:
-        steps = free[start.flow : calls - 1]
-        ones, twos = free[calls - 1 : 2 * (calls - 1)], free[2 * (calls - 1) :]
-        value = SMOOTH_STEPS * steps.diff(n=2).square().sum()
-        for gains, usual in ((ones, USUAL[0]), (twos, USUAL[1])):
-            inner = gains[int(start.flow) : -1]
-            value = value + PULL * (inner - usual).square().sum()
-            value = value + SMOOTH_GAINS * inner.diff().square().sum()
+        small, large = free.chunk(2)
+        value = APART * (small[count:] - large[count:]).square().sum()
+        for part in (small, large):
+            value = value + SMOOTH_STEPS * part[flow:count].diff(n=2).square().sum()
+            for gains, usual in zip(
+                (part[count : 2 * count], part[2 * count :]), USUAL, strict=True
+            ):
+                inner = gains[int(flow) : -1]
+                value = value + PULL * (inner - usual).square().sum()
+                value = value + SMOOTH_GAINS * inner.diff().square().sum()
         return value * min(1.0, (calls / FREE_BELOW) ** 2)
 
     def aim(values: np.ndarray) -> tuple[float, np.ndarray]:
         free = torch.tensor(values, requires_grad=True)
-        made = solver(free)
-        c = made.c()
-        at = Solver(made.levels.detach(), made.gains.detach(), start.flow)
-        ratios, at_levels, at_c = zip(*(case.ratio(at) for case in cases), strict=True)
+        pair = pair_of(free)
+        solvers = [mixed(pair, case.share) for case in cases]
+        ratios, at_levels, at_c = zip(
+            *(
+                case.ratio(Solver(one.levels.detach(), one.gains.detach(), flow))
+                for case, one in zip(cases, solvers, strict=True)
+            ),
+            strict=True,
+        )
         scaled = SHARPNESS * torch.tensor(ratios, dtype=torch.float64)
-        shares = torch.softmax(scaled, 0)
-        of_levels = torch.einsum("k,ki->i", shares, torch.stack(at_levels))
-        of_c = torch.einsum("k,kij->ij", shares, torch.stack(at_c))
+        shares = torch.softmax(scaled, 0).tolist()
         extra = penalty(free)
-        tensors, gradients = (c, extra, made.levels), (of_c, None, of_levels)
-        torch.autograd.backward(tensors[: 2 + move], gradients[: 2 + move])
-        value = float(torch.logsumexp(scaled, 0)) / SHARPNESS + float(extra.detach())
+        tensors: list[torch.Tensor] = [extra]
+        gradients: list[torch.Tensor | None] = [None]
+        for one, share, of_levels, of_c in zip(solvers, shares, at_levels, at_c, strict=True):
+            tensors += [one.c(), one.levels][: 1 + move]
+            gradients += [share * of_c, share * of_levels][: 1 + move]
+        torch.autograd.backward(tensors, gradients)
         assert free.grad is not None
+        value = float(torch.logsumexp(scaled, 0)) / SHARPNESS + float(extra.detach())
         return value, free.grad.numpy()
 
-    steps = (-start.levels.diff()).log()
-    free = torch.cat([steps, start.gains[1:, 0], start.gains[2:, 1]]).numpy()
+    free = torch.cat([of for one in start for of in _free(one)]).numpy()
     lowest = math.inf
     while iterations > 0:  # float32 may end a search early: it goes on with a fresh Hessian
         found = minimize(aim, free, jac=True, method="BFGS", options={"maxiter": iterations})
@@ -268,41 +306,45 @@ def descend(
         gain, lowest = lowest - found.fun, found.fun
         if gain < TOLERANCE:
             break
-    best = solver(torch.tensor(free))
-    return best, lowest
+    return pair_of(torch.tensor(free)), lowest
 
 
-def read(kind: str) -> dict[int, Solver]:
-    if not DATA.exists():
-        return {}
-    rows = json.loads(DATA.read_text()).get(kind, {})
-    return {
-        int(calls): Solver(
+def _free(solver: Solver) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return (-solver.levels.diff()).log(), solver.gains[1:, 0], solver.gains[2:, 1]
+
+
+def read(kind: str) -> dict[int, Pair]:
+    rows = json.loads(DATA.read_text()).get(kind, {}) if DATA.exists() else {}
+
+    def solver(row: dict[str, list[float]]) -> Solver:
+        return Solver(
             torch.tensor(row["s"], dtype=torch.float64).log(),
             torch.tensor([row["slope"], row["curvature"]], dtype=torch.float64).T,
             kind == "flow",
         )
-        for calls, row in rows.items()
-    }
+
+    return {int(calls): (solver(two["small"]), solver(two["large"])) for calls, two in rows.items()}
 
 
-def write(kind: str, rows: dict[int, Solver]) -> None:
+def write(kind: str, rows: dict[int, Pair]) -> None:
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
 
     def short(values: torch.Tensor) -> list[float]:
         return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]
 
-    data[kind] = {
-        str(calls): {
-            "s": short(rows[calls].levels.exp()),
-            "slope": short(rows[calls].gains[:, 0]),
-            "curvature": short(rows[calls].gains[:, 1]),
+    def row(solver: Solver) -> dict[str, list[float]]:
+        return {
+            "s": short(solver.levels.exp()),
+            "slope": short(solver.gains[:, 0]),
+            "curvature": short(solver.gains[:, 1]),
         }
-        for calls in sorted(rows)
+
+    data[kind] = {
+        str(calls): dict(zip(SIZES, map(row, rows[calls]), strict=True)) for calls in sorted(rows)
     }
     text = json.dumps(data)
-    for mark in ('"flow"', '"diffusion"', '"s"', '"slope"', '"curvature"'):
-        text = text.replace(mark, "\n" + mark)
+    for mark in (*KINDS, *SIZES, "s", "slope", "curvature"):
+        text = text.replace(f'"{mark}"', f'\n"{mark}"')
     DATA.write_text(text + "\n")
 
 
@@ -312,42 +354,37 @@ def main() -> None:
     parser.add_argument("calls", nargs="*", type=int)
     parser.add_argument("--fresh", action="store_true", help="forget the row, start from others")
     parser.add_argument("--iterations", type=int, default=250)
-    parser.add_argument("--networks", action="store_true", help="fit on trained networks too")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    wanted = options.calls or [8, 10, 12, 15, 20, 25, 30, 6, 5, 4]
     processes = KINDS[options.kind]
-
-    def cases_of(problems: Sequence[Problem]) -> list[Case]:
-        return [
-            Case.of(p, processes, wanted)
-            for p in problems
-            if set(processes) & set(p.processes) and (options.networks or p.family != "network")
-        ]
-
-    cases, others = cases_of(TUNE), cases_of(CHECK)
-    print(f"{len(cases)} models", flush=True)
-    for calls in wanted:
+    flow = options.kind == "flow"
+    print(f"{len(TUNE)} models", flush=True)
+    for calls in options.calls or ORDER:
         began = time.time()
+        cases, others = ([Case.of(p, processes, calls) for p in part] for part in (TUNE, CHECK))
         rows = read(options.kind)
         starts = [rows[calls]] if calls in rows and not options.fresh else []
         neighbours = [n for n in rows if n != calls]
-        if neighbours and (not starts or calls < SEVERAL_BELOW):
+        if neighbours and not starts:
             nearest = min(neighbours, key=lambda n: abs(math.log(n / calls)))
-            starts.append(stretched(rows[nearest], calls))
+            small, large = rows[nearest]
+            starts.append((stretched(small, calls), stretched(large, calls)))
         if not starts or calls < SEVERAL_BELOW:
-            starts.append(multistep_2m(options.kind == "flow", calls))
+            starts.append((multistep_2m(flow, calls),) * 2)
         found, _ = min(
             (descend(cases, start, options.iterations) for start in starts),
-            key=lambda pair: pair[1],
+            key=lambda result: result[1],
         )
-        if options.kind == "diffusion":
-            found, _ = descend(cases, at_whole_times(found), options.iterations, move=False)
+        if not flow:
+            small, large = map(at_whole_times, found)
+            found, _ = descend(cases, (small, large), options.iterations, move=False)
         rows = read(options.kind)
         rows[calls] = found
         write(options.kind, rows)
-        ratios = [math.exp(case.ratio(found)[0]) for case in cases]
-        check = [math.exp(case.ratio(found)[0]) for case in others]
+        ratios, check = (
+            [math.exp(case.ratio(mixed(found, case.share))[0]) for case in group]
+            for group in (cases, others)
+        )
         print(
             f"{options.kind} {calls:2d}: worst {max(ratios):.2f}, mean "
             f"{math.exp(sum(map(math.log, ratios)) / len(ratios)):.2f}  |",

@@ -83,7 +83,7 @@ def main() -> None:
                 top = min(found, key=found.__getitem__)
                 total = int(n / DENOISE)
                 sigmas = sigmas_of(process, total)[-(n + 1) :]
-                value = distance(problem, process, sampler_of(process, total), sigmas)
+                value = distance(problem, process, sampler_of(problem, process), sigmas)
                 usual: Any = found[" ".join(references.USUAL[process.flow])]
                 everything.append(value / found[top])
                 text.append(f"{value / found[top]:5.2f} ({top}; {value / usual:.2f})")

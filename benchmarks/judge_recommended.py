@@ -14,14 +14,14 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..samplers import RectifiedFlow, VarianceExploding
-from ..samplers.grid import Grid
-from ..samplers.integrate import Caller, run
-from ..samplers.solvers.recommended import kind_of, plan_row, recommended_sigmas, row_of
+from ..samplers.sample import sample
+from ..samplers.solvers.recommended import LARGEST, Recommended, recommended_sigmas
 from . import references
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
 from .problems.problems import error
@@ -32,30 +32,16 @@ def schedule_of(process: Process) -> Any:
     return replace(schedule, sigma_min=process.sigma_min)
 
 
-def sampler_of(process: Process, calls: int) -> Callable[..., torch.Tensor]:
-    """The recommended one of a whole run of so many calls, also for the end of its list."""
-    schedule = schedule_of(process)
-    row = row_of(kind_of(schedule, process.sigma_max), calls)
-
-    def sample(
-        model: Any,
-        x: torch.Tensor,
-        sigmas: torch.Tensor,
-        extra_args: Any = None,
-        callback: Any = None,
-        disable: Any = None,
-    ) -> torch.Tensor:
-        first = calls - (len(sigmas) - 1)
-        plan = plan_row(Grid.of(sigmas, schedule), row, first)
-        with Caller(model, len(plan.steps), extra_args, callback, disable=disable) as caller:
-            return run(plan, caller, x)
-
-    return sample
+def sampler_of(problem: Problem, process: Process) -> Callable[..., torch.Tensor]:
+    """As a host runs it, which tells it the size of the images."""
+    options = Recommended(positions=problem.positions)
+    return partial(sample, options, schedule=schedule_of(process))
 
 
-def sigmas_of(process: Process, calls: int) -> torch.Tensor:
+def sigmas_of(process: Process, calls: int, positions: int = LARGEST) -> torch.Tensor:
     """As the host would hand them over: at Stable Diffusion's whole times."""
-    sigmas = recommended_sigmas(schedule_of(process), process.sigma_max, process.sigma_min, calls)
+    ends = process.sigma_max, process.sigma_min
+    sigmas = recommended_sigmas(schedule_of(process), *ends, calls, positions)
     if process.name in ("sd", "zero-snr"):
         table = references.model_sampling(process).sigmas.double().log()
         inner = torch.tensor(sigmas[:-1], dtype=torch.float64).log()
@@ -66,7 +52,11 @@ def sigmas_of(process: Process, calls: int) -> torch.Tensor:
 
 def ours(problem: Problem, process: Process, calls: int) -> float:
     images, made = references.result(
-        problem, process, sampler_of(process, calls), sigmas_of(process, calls), problem.noise()
+        problem,
+        process,
+        sampler_of(problem, process),
+        sigmas_of(process, calls, problem.positions),
+        problem.noise(),
     )
     assert made == calls
     return float(error(images, problem.solution(process)).exp())

@@ -8,10 +8,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
+
+import torch
 
 from ..samplers import Calibration, NoiseSchedule, RectifiedFlow
 from ..samplers.checks import at_least, between, escaped, one_of
+from ..samplers.grid import Grid
+from ..samplers.options import Options
 from ..samplers.schedules.sigma_lists import (
     SPACINGS,
     TIME_POWERS,
@@ -19,7 +24,14 @@ from ..samplers.schedules.sigma_lists import (
     in_time,
     log_snr,
 )
-from ..samplers.solvers.recommended import recommended_sigmas
+from ..samplers.solvers.recommended import (
+    LARGEST,
+    Recommended,
+    part_of,
+    positions_of,
+    recommended_sigmas,
+    share_of,
+)
 
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
@@ -30,7 +42,7 @@ ROUNDED = 1e-5
 """The largest relative difference of a flow's largest sigma from 1: hosts hold it in float32."""
 
 SAME_START = 0.01
-"""The largest relative difference between a model's sigma_max and a calibration's."""
+"""The largest relative difference between a model's sigma_max and the first sigma of a list for it."""
 
 
 class Times(NamedTuple):
@@ -93,6 +105,7 @@ class HostModel(ABC):
         finishes: bool = True,
         sigma_max: float | None = None,
         sigma_min: float | None = None,
+        positions: int = LARGEST,
     ) -> list[float]:
         """intervals + 1 sigmas above 0, from sigma_max to sigma_min.
 
@@ -100,12 +113,13 @@ class HostModel(ABC):
             spacing: one of OFFERED_SPACINGS.
             finishes: a 0 follows; the recommended spacing then ends above sigma_min.
             sigma_max, sigma_min: the ends that the user sets; by default the model's own.
+            positions: of the image, for the recommended spacing.
         """
         sigma_max = self.sigma_max if sigma_max is None else self._exact(sigma_max)
         sigma_min = self.sigma_min if sigma_min is None else sigma_min
         if spacing == RECOMMENDED:
             calls = intervals + finishes
-            *falling, _ = recommended_sigmas(self.schedule, sigma_max, sigma_min, calls)
+            *falling, _ = recommended_sigmas(self.schedule, sigma_max, sigma_min, calls, positions)
             own = self.on_whole_times(falling) if calls > 2 else falling
             falling = own if len(own) == calls else falling
             return falling if finishes else [*falling, sigma_min]
@@ -155,6 +169,29 @@ class HostModel(ABC):
             return falling[-(steps + 1) :][::-1]
         falling = self.above_zero(spacing, total - final_zero, final_zero)
         return (falling + [0.0] * final_zero)[-(steps + 1) :]
+
+    def sized(
+        self, options: Options, x: torch.Tensor, sigmas: torch.Tensor
+    ) -> tuple[Options, torch.Tensor]:
+        """The settings and sigmas of a run, adapted to the size of its images, x.
+
+        Hosts make a recommended list before they know the image, so it is the one for large images.
+        For smaller ones than today's large models make, a whole list is moved to where it belongs.
+        """
+        if not isinstance(options, Recommended):
+            return options, sigmas
+        positions = positions_of(x.shape)
+        options = replace(options, positions=positions)
+        if share_of(positions) == 1.0:
+            return options, sigmas
+        grid = Grid.of(sigmas, self.schedule)
+        part = part_of(grid)
+        first, last = grid.sigmas[0], grid.sigmas[-1]
+        starts = math.isclose(first, self.sigma_max, rel_tol=SAME_START)
+        if part is None or not (part.whole and starts and last == 0.0):
+            return options, sigmas
+        _, *own = self.above_zero(RECOMMENDED, grid.calls - 1, positions=positions)
+        return options, sigmas.new_tensor([first, *own, 0.0])
 
     def on_whole_times(self, sigmas: Sequence[float]) -> list[float]:
         """The sigmas, each moved to the nearest whole time if the host passes only whole times.

@@ -31,6 +31,8 @@ class Entry:
             none, as an adaptive solver takes a tolerance instead, and CFG++ solves no equation.
         help: what it is good for, in a sentence or two.
         source: the paper, and the place in it.
+        short: whether menus list it by default. The others are listed if the user asks for all, and
+            may be used by their ids always.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Entry:
     order: int | None
     help: str
     source: str
+    short: bool = False
 
     def function(self) -> Callable[..., torch.Tensor]:
         """The sampler as a function with the arguments of `sample_multistep`."""
@@ -133,6 +136,7 @@ CATALOG: tuple[Entry, ...] = (
         "The one to start with: sigmas and step weights that were fitted together on many models, "
         "with and without guidance. Set the scheduler to dpm_solver_recommended with it.",
         "DPM-Solver++ (arXiv 2211.01095), multistep of orders 1 to 3, benchmarks/fit_recommended.py",
+        short=True,
     ),
     Entry(
         "dpm_solver++_2m",
@@ -141,6 +145,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _2M,
         _IMAGE + "multistep, order 2",
+        short=True,
     ),
     Entry(
         "dpm_solver++_3m",
@@ -157,6 +162,7 @@ CATALOG: tuple[Entry, ...] = (
         3,
         _3M_EXACT,
         _IMAGE + _EXACT_3M,
+        short=True,
     ),
     Entry(
         "dpm_solver++_2s",
@@ -165,6 +171,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _2S,
         _IMAGE + "singlestep, order 2",
+        short=True,
     ),
     Entry(
         "dpm_solver++_3s",
@@ -189,6 +196,7 @@ CATALOG: tuple[Entry, ...] = (
         None,
         _ADAPTIVE_23,
         _IMAGE + "adaptive, DPM-Solver-23",
+        short=True,
     ),
     Entry(
         "dpm_solver_2m",
@@ -253,6 +261,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _SDE_2M,
         _IMAGE + _SDE + "multistep, order 2",
+        short=True,
     ),
     Entry(
         "sde_dpm_solver++_3m",
@@ -277,6 +286,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _ER_SDE,
         _ER + "order 3",
+        short=True,
     ),
     Entry(
         "dpm_solver++_2s_ancestral",
@@ -293,6 +303,7 @@ CATALOG: tuple[Entry, ...] = (
         None,
         _2M_CFG_PP,
         _IMAGE + "multistep, order 2" + _CFG_PP,
+        short=True,
     ),
     Entry(
         "dpm_solver++_3m_cfg_pp",

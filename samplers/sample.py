@@ -31,7 +31,7 @@ from .solvers.ancestral import Ancestral
 from .solvers.er_sde import ErSde
 from .solvers.fitted import Calibrated, Calibration
 from .solvers.multistep import Multistep
-from .solvers.recommended import Recommended
+from .solvers.recommended import Recommended, positions_of
 from .solvers.singlestep import Singlestep
 
 Sigmas = torch.Tensor | Sequence[float]
@@ -341,7 +341,7 @@ def sample_recommended(
     """The sampler to start with: step weights that were fitted on many models, one call per interval.
 
     They belong to the sigmas of `recommended.recommended_sigmas`, or a part of those. On other sigmas
-    it is DPM-Solver++ 2M; see `recommended`.
+    it is DPM-Solver++ 2M; see `recommended`. The size of x decides which weights are taken.
 
     Args:
         noise_sampler: no effect, as no noise is added; only hosts need it.
@@ -350,7 +350,7 @@ def sample_recommended(
     Raises:
         ValueError: sigmas or a setting is out of its range.
     """
-    options = Recommended(thresholding=thresholding)
+    options = Recommended(thresholding=thresholding, positions=positions_of(x.shape))
     return sample(options, model, x, sigmas, extra_args, callback, disable, schedule=schedule)
 
 

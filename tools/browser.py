@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from .server import Server
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page, Playwright
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = [
@@ -74,22 +74,29 @@ def opened(
         size: the window's size in pixels.
         settings: the page's settings, by their names with `_` for the dots (`Comfy_Locale="zh"`).
     """
-    from playwright.sync_api import sync_playwright
-
     named = {name.replace("_", "."): value for name, value in settings.items()}
     server.post("/settings", SETTINGS | {"Comfy.Locale": "en"} | named)
+    with window(server, size) as page:
+        page.goto(server.url, wait_until="load")
+        page.wait_for_function(READY)
+        page.wait_for_timeout(1000)
+        yield page
+
+
+@contextlib.contextmanager
+def window(server: Server, size: tuple[int, int] = (1600, 900)) -> Iterator[Page]:
+    """A window of the browser, still empty, that reaches only this server."""
+    from playwright.sync_api import sync_playwright
+
     width, height = size
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_browser(), args=FLAGS)
+        browser = launch(playwright)
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(120_000)
         page.route(  # block all other servers
             lambda url: not url.startswith((server.url, "data:", "blob:")),
             lambda route: route.abort(),
         )
-        page.goto(server.url, wait_until="load")
-        page.wait_for_function(READY)
-        page.wait_for_timeout(1000)
         yield page
         browser.close()
 
@@ -133,6 +140,10 @@ def screenshot(page: Page, path: Path) -> None:
     page.evaluate("() => window.app.canvas.fitViewToSelectionAnimated?.({ duration: 1 })")
     page.wait_for_timeout(1500)
     page.screenshot(path=path)
+
+
+def launch(playwright: Playwright) -> Browser:
+    return playwright.chromium.launch(executable_path=_browser(), args=FLAGS)
 
 
 def _browser() -> str | None:

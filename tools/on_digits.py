@@ -14,6 +14,7 @@ CFG = 2.0
 Widgets = dict[str, Any]
 IN_ITS_PLACE: dict[str, tuple[str, set[str], Widgets]] = {
     "CheckpointLoaderSimple": ("DPMSolverDemo_Model", set(), {}),
+    "UNETLoader": ("DPMSolverDemo_Model", set(), {}),
     "CLIPTextEncode": ("DPMSolverDemo_Digit", set(), {"digit": ""}),
     "VAEDecode": ("DPMSolverDemo_Decode", {"samples"}, {"scale": 8, "method": "bicubic"}),
     "VAEEncode": ("DPMSolverDemo_Encode", {"pixels"}, {}),
@@ -22,7 +23,11 @@ IN_ITS_PLACE: dict[str, tuple[str, set[str], Widgets]] = {
         set(),
         {"width": SIZE, "height": SIZE, "batch_size": 1},
     ),
+    "CreateVideo": ("SaveImage", {"images"}, {"filename_prefix": "DPM-Solver"}),
 }
+IN_ITS_PLACE["EmptyHunyuanLatentVideo"] = IN_ITS_PLACE["EmptyLatentImage"]
+GONE = {"CLIPLoader", "VAELoader", "SaveVideo"}
+"""Nodes that have no place on the demo model."""
 # Values of nodes that stay, by their index.
 VALUES: dict[str, dict[int, Any]] = {
     "ImageScale": {1: SIZE, 2: SIZE},
@@ -45,6 +50,7 @@ def on_digits(
         values: {node type: {index of a value: value}} to set as well.
     """
     graph = copy.deepcopy(dict(workflow))
+    graph["nodes"] = [node for node in graph["nodes"] if node["type"] not in GONE]
     for node in graph["nodes"]:
         if node["type"] in IN_ITS_PLACE:
             _replace(node)
@@ -66,7 +72,7 @@ def _replace(node: dict[str, Any]) -> None:
     node["inputs"] = [field for field in node["inputs"] if field["name"] in stay] + [
         {"name": name, "type": "*", "widget": {"name": name}, "link": None} for name in widgets
     ]
-    node["outputs"] = node["outputs"][:1]
+    node["outputs"] = [] if kind == "SaveImage" else node["outputs"][:1]
     if kind == "DPMSolverDemo_Decode":
         node["flags"] = {"collapsed": True}  # it is taller than the VAE's, and would cover another
     node["widgets_values"] = list(widgets.values())

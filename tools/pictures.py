@@ -60,6 +60,7 @@ TEMPLATES = {
     "calibrated": Template("Calibrated, 8 calls"),
     "solver_compare": Template("Which sampler is closest?", values=COMPARED),
     "plot_sigmas": Template("A schedule and its weights"),
+    "two_models": Template("Two models in one run, as Wan 2.2"),
 }
 SIDE, BAND, GAP = 480, 44, 18
 
@@ -187,6 +188,9 @@ VIEWS = {
     "DPMSolver_Adaptive": View("adaptive"),
     "DPMSolver_SDE": View("sde"),
     "DPMSolver_Sigmas": View("dpmpp_2m_custom_sampling", ("DPMSolver_2M", "SamplerCustomAdvanced")),
+    "DPMSolver_TwoModels": View(
+        "two_models", ("CFGGuider", "DPMSolver_Recommended", "RandomNoise")
+    ),
     "DPMSolver_Recommended": View("recommended", ("SamplerCustom", "SaveImage"), ran=True),
     "DPMSolver_Compare": View("solver_compare", ("SaveImage",), ran=True),
     "DPMSolver_Candidate": View("solver_compare", ("DPMSolver_3M", "DPMSolver_Compare")),

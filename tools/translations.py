@@ -4,9 +4,10 @@
     python -m dpm_solver_nodes.tools.translations --confirm zh    # zh is up to date
 
 The first starts a real ComfyUI and copies our nodes' texts from its `/object_info`. A language is a
-folder beside `locales/en`: copy that, translate `nodeDefs.json` and `main.json`, write a help page
-`web/docs/<node>/<language>.md` for each node, and confirm. `translated.json`, which `--confirm`
-writes, holds a digest of each English text, to find texts that changed since.
+folder beside `locales/en`: copy that, translate its files (`settings.json` holds the texts of
+`web/menus.js`), write a help page `web/docs/<node>/<language>.md` for each node, and confirm.
+`translated.json`, which `--confirm` writes, holds a digest of each English text, to find texts that
+changed since.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .server import HostError, start
 ROOT = Path(__file__).resolve().parents[1]
 LOCALES = ROOT / "locales"
 DOCS = ROOT / "web" / "docs"
+FILES = ("nodeDefs", "main", "settings")
+"""The files of texts, as the host names them."""
 # Combos whose options are the host's schedulers or files: names, which are not translated.
 NOT_OURS = {("DPMSolver_Candidate", "scheduler"), ("DPMSolver_Calibrated", "calibration")}
 
@@ -101,7 +104,9 @@ def texts(language: str) -> dict[str, str]:
     Help pages are among them, as "DPMSolver_2M page".
     """
     folder = LOCALES / language
-    found = {**_flat(read(folder / "nodeDefs.json")), **_flat(read(folder / "main.json"))}
+    found: dict[str, str] = {}
+    for name in FILES:
+        found |= _flat(read(folder / f"{name}.json"))
     for node in read(LOCALES / "en" / "nodeDefs.json"):
         if (path := page(node, language)).exists():
             found[f"{node} page"] = path.read_text(encoding="utf-8")

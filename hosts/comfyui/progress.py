@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import comfy.utils
 
+from . import page
+
 TEXT_EVERY = 0.3  # seconds between two such lines
-
-
-def _server() -> Any:
-    """The host's web server; None if its nodes run without one."""
-    try:
-        from server import PromptServer
-    except ImportError:
-        return None
-    return getattr(PromptServer, "instance", None)
 
 
 class Progress:
@@ -32,7 +24,7 @@ class Progress:
         self._told = self._began  # the first line stays for a moment, to be read
 
     def say(self, text: str) -> None:
-        send = getattr(_server(), "send_progress_text", None)
+        send = getattr(page.server(), "send_progress_text", None)
         if send is not None and self._node_id is not None:
             send(text, self._node_id)
 

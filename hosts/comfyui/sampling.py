@@ -78,9 +78,11 @@ def with_host_model(options: Options, noisy: Part = Part()) -> Callable[..., tor
         unconditional = None
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
-        hint(options, host_model, sigmas, getattr(model.inner_model, "cfg", None))
+        chosen = adapted(replace(options, **settings), noisy, host_model)
+        hint(chosen, host_model, sigmas, getattr(model.inner_model, "cfg", None))
+        chosen, sigmas = host_model.sized(chosen, x, sigmas)
         return run(
-            adapted(replace(options, **settings), noisy, host_model),
+            chosen,
             model,
             x,
             sigmas,

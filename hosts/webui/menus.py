@@ -23,6 +23,9 @@ from .model import scheduler
 from .sampling import function_of
 from .settings import add_settings
 
+HIDDEN_SAMPLERS = "/dpm_solver/hidden_samplers"
+"""Where `javascript/dpm_solver_menus.js` asks for the samplers that the panel hides by default."""
+
 MARK = "dpm_solver"
 """Marks ours: a sampler has it among its options, and a scheduler's name begins with it."""
 
@@ -43,6 +46,7 @@ def register() -> None:
     _register_samplers()
     _register_schedulers()
     script_callbacks.on_before_ui(add_settings)  # it is called even without a page
+    script_callbacks.on_app_started(_register_routes)
 
 
 def label_of(entry: Entry) -> str:
@@ -55,8 +59,20 @@ def label_of(entry: Entry) -> str:
     return f"{form}({'-'.join(rest).strip('()')})"
 
 
+def _register_routes(_page: Any, app: Any) -> None:
+    """Have the host's web server tell its page which samplers to hide."""
+
+    @app.get(HIDDEN_SAMPLERS)
+    def hidden_samplers() -> list[str]:
+        return [label_of(entry) for entry in _offered() if not entry.short]
+
+
+def _offered() -> list[Entry]:
+    return [entry for entry in CATALOG if not entry.cfg_pp]
+
+
 def _register_samplers() -> None:
-    ours = [_sampler_data(entry) for entry in CATALOG if not entry.cfg_pp]
+    ours = [_sampler_data(entry) for entry in _offered()]
     ours += [
         sd_samplers_common.SamplerData(
             name, partial(CalibratedSampler, name, path), [], {MARK: name}

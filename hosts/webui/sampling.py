@@ -75,8 +75,10 @@ def run(
     settings = chosen(entry.options)
     write(model, {setting.infotext: setting.value for setting in settings})
     values: dict[str, Any] = {setting.parameter: setting.value for setting in settings}
-    schedule = WebuiModel(model.inner_model).schedule
+    host_model = WebuiModel(model.inner_model)
+    schedule = host_model.schedule
     options = replace(entry.options, **values | noise).on(schedule)
+    options, sigmas = host_model.sized(options, x, sigmas)
     if entry.adaptive:
         paced = Paced(model, callback)
         model, callback = paced, paced.report

@@ -11,8 +11,11 @@ from ...samplers.options import SOLVER_TYPES, Options
 from ...samplers.solvers.multistep import LOWER_ORDER_FINAL
 from ...samplers.solvers.singlestep import GROUPINGS
 
-SECTION, CATEGORY = ("dpm_solver", "DPM-Solver"), "sd"
+SECTION = {"section": ("dpm_solver", "DPM-Solver"), "category_id": "sd"}
 """Our section, beside the host's for sampler parameters."""
+
+SHOW_ALL = "dpm_solver_show_all_samplers"
+"""The option that `javascript/dpm_solver_menus.js` reads; permanent, as the user's file holds it."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +121,13 @@ def add_settings() -> None:
             setting.label,
             component,
             setting.arguments,
-            section=SECTION,
-            category_id=CATEGORY,
             infotext=setting.infotext,
+            **SECTION,
         )
         shared.opts.add_option(setting.key, option.info(setting.info))
+    option = options.OptionInfo(False, "Show all samplers in the panel", **SECTION)
+    about = "off: those that most people need; the others are valid all the same"
+    shared.opts.add_option(SHOW_ALL, option.info(about))
 
 
 def chosen(options: Options) -> list[Setting]:

@@ -1,11 +1,14 @@
 """The sampler to start with: sigmas and step weights that were fitted together, as data.
 
-`recommended.json` has a row for each kind of model (flow or diffusion) and number of calls, fitted on
-many models at once, with and without guidance, by gradient descent through whole runs
-(`benchmarks/fit_recommended.py`). The solver is a multistep that interpolates x0 in lambda_. Each step
-takes the newest three outputs with exact weights, and multiplies their slope and their curvature by a
-gain each. Gains of (1, 0) are second order, (1, 1/2) the published third order, (1, 1) true third
-order.
+`recommended.json` has two rows for each kind of model (flow or diffusion) and number of calls: one for
+large images, as all large models make them, and one for the smallest; an image between them takes a
+mean of the two. The larger an image, the higher the noise at which its coarse structure is decided.
+They were fitted on many models at once, with and without guidance, by gradient descent through whole
+runs (`benchmarks/fit_recommended.py`).
+
+The solver is a multistep that interpolates x0 in lambda_. Each step takes the newest three outputs
+with exact weights, and multiplies their slope and their curvature by a gain each. Gains of (1, 0) are
+second order, (1, 1/2) the published third order, (1, 1) true third order.
 
 The rows hold s = sigma / alpha, in which a flow is a diffusion model, whatever its shift. On a
 part of such a list (image to image, split lists) the steps keep their gains. On any other list the
@@ -44,6 +47,11 @@ FIRST_STEP = 1.0
 is high enough the model's output is the average of all images."""
 
 
+SIZES = "small", "large"
+SMALLEST, LARGEST = 8 * 8, 64 * 64
+"""Positions of an image (height x width, and x frames) up to which it is small, and from which it is
+large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64 latents."""
+
 SAME_END = 1.001
 """A list that ends at the model's lowest sigma, but for this factor, is not extrapolated to zero: the
 model's output there is the image."""
@@ -68,13 +76,27 @@ class Row:
 
 
 @cache
-def rows(kind: str) -> dict[int, Row]:
-    """Kind of model, "flow" or "diffusion" -> calls -> row."""
+def rows(kind: str, size: str) -> dict[int, Row]:
+    """Kind of model, "flow" or "diffusion", and one of SIZES -> calls -> row."""
     data = json.loads(DATA.read_text(encoding="utf-8"))[kind]
     return {
-        int(calls): Row(*(tuple(row[name]) for name in ("s", "slope", "curvature")))
-        for calls, row in data.items()
+        int(calls): Row(*(tuple(two[size][name]) for name in ("s", "slope", "curvature")))
+        for calls, two in data.items()
     }
+
+
+def positions_of(shape: Sequence[int]) -> int:
+    """The positions of an image, from a batch's shape, [batch, channels, ...] or [batch, values]."""
+    return math.prod(shape[2:]) if len(shape) > 2 else math.prod(shape[1:])
+
+
+def share_of(positions: int) -> float:
+    """Where an image of this many positions lies between small, 0, and large, 1.
+
+    The larger an image, the higher the noise at which its coarse structure is decided.
+    """
+    share = math.log(max(positions, 1) / SMALLEST) / math.log(LARGEST / SMALLEST)
+    return min(max(share, 0.0), 1.0)
 
 
 def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
@@ -82,27 +104,27 @@ def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
 
 
 @cache
-def row_of(kind: str, calls: int) -> Row:
-    """The row for a number of calls: fitted, or interpolated between the two nearest."""
-    known = rows(kind)
+def row_of(kind: str, calls: int, share: float = 1.0) -> Row:
+    """The row for a number of calls and a size of the image: see `share_of`."""
+    if 0.0 < share < 1.0:
+        return _mixed(row_of(kind, calls, 0.0), row_of(kind, calls, 1.0), share)
+    known = rows(kind, SIZES[round(share)])
     if calls in known:
         return known[calls]
     below = max((n for n in known if n < calls), default=min(known))
     above = min((n for n in known if n > calls), default=max(known))
-    if below == above:
-        return stretched(known[below], calls)
-    share = (math.log(calls) - math.log(below)) / (math.log(above) - math.log(below))
-    low, high = stretched(known[below], calls), stretched(known[above], calls)
+    between = (math.log(calls / below) / math.log(above / below)) if below < above else 0.0
+    return _mixed(stretched(known[below], calls), stretched(known[above], calls), between)
 
-    def mixed(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(x + share * (y - x) for x, y in zip(a, b, strict=True))
 
-    levels = mixed(tuple(map(math.log, low.s)), tuple(map(math.log, high.s)))
-    return Row(
-        tuple(map(math.exp, levels)),
-        mixed(low.slope, high.slope),
-        mixed(low.curvature, high.curvature),
-    )
+def _mixed(a: Row, b: Row, share: float) -> Row:
+    """From a, at 0, to b, at 1."""
+
+    def mean(x: Sequence[float], y: Sequence[float]) -> tuple[float, ...]:
+        return tuple(v + share * (w - v) for v, w in zip(x, y, strict=True))
+
+    levels = mean(tuple(map(math.log, a.s)), tuple(map(math.log, b.s)))
+    return Row(tuple(map(math.exp, levels)), mean(a.slope, b.slope), mean(a.curvature, b.curvature))
 
 
 def stretched(row: Row, calls: int) -> Row:
@@ -127,10 +149,18 @@ def stretched(row: Row, calls: int) -> Row:
 
 
 def recommended_sigmas(
-    schedule: NoiseSchedule, sigma_max: float, sigma_min: float, calls: int
+    schedule: NoiseSchedule,
+    sigma_max: float,
+    sigma_min: float,
+    calls: int,
+    positions: int = LARGEST,
 ) -> list[float]:
-    """The sigmas for this number of calls: calls + 1, from sigma_max to 0."""
-    row = row_of(kind_of(schedule, sigma_max), calls)
+    """The sigmas for this number of calls: calls + 1, from sigma_max to 0.
+
+    Args:
+        positions: of the image; see `positions_of`.
+    """
+    row = row_of(kind_of(schedule, sigma_max), calls, share_of(positions))
     flow = isinstance(schedule, RectifiedFlow)
     top, low = (
         sigma / schedule.alpha(sigma) if sigma < schedule.sigma_limit else FARTHEST
@@ -229,10 +259,12 @@ class Part(NamedTuple):
     Attributes:
         row: the whole row.
         first: the call of the row with which the run starts.
+        whole: the run takes all of it.
     """
 
     row: Row
     first: int
+    whole: bool
 
 
 KINDS = ("flow", "diffusion")
@@ -245,10 +277,15 @@ SAME_PLACE = {"flow": 0.05, "diffusion": 0.35}
 Hosts round a flow's sigmas only to float32, but move a diffusion model's to whole times."""
 
 
-def part_of(grid: Grid) -> Part | None:
+def part_of(grid: Grid, share: float = 1.0) -> Part | None:
     """The part of a row that a list of sigmas is, or None for other lists.
 
-    Only sigmas at which the model is called are compared; the last step may lead anywhere.
+    The list is one for the image's own size or, as hosts make them, for large images; the row has the
+    gains for the image's own size. Only sigmas at which the model is called are compared; the last
+    step may lead anywhere.
+
+    Args:
+        share: of the image's size; see `share_of`.
     """
     if not (grid.falls and grid.calls and len(set(grid.sigmas)) == len(grid.sigmas)):
         return None
@@ -260,14 +297,15 @@ def part_of(grid: Grid) -> Part | None:
     found = [
         (*place, kind, calls)
         for kind in KINDS
+        for size in {share, 1.0}
         for top in (math.inf, levels[0])  # a part may be of a list that starts higher
         for calls in range(len(levels), MOST_CALLS + 1)
-        if (place := _place(levels, _levels(kind, calls, top, low), nearest)) is not None
+        if (place := _place(levels, _levels(kind, calls, size, top, low), nearest)) is not None
     ]
     if not found:
         return None
     _, first, kind, calls = min(found)
-    return Part(row_of(kind, calls), first)
+    return Part(row_of(kind, calls, share), first, first == 0 and len(levels) == calls)
 
 
 def _place(
@@ -292,10 +330,10 @@ def _place(
     return worst, first
 
 
-@lru_cache(4 * len(KINDS) * MOST_CALLS)
-def _levels(kind: str, calls: int, top: float, low: float) -> tuple[float, ...]:
+@lru_cache(8 * len(KINDS) * MOST_CALLS)
+def _levels(kind: str, calls: int, share: float, top: float, low: float) -> tuple[float, ...]:
     """The row of `recommended_sigmas` with these ends."""
-    first, *later = map(math.log, row_of(kind, calls).s)
+    first, *later = map(math.log, row_of(kind, calls, share).s)
     return (first, *_within(later, top, low))
 
 
@@ -305,23 +343,32 @@ OTHER_LISTS = Multistep()
 
 @dataclass(frozen=True, kw_only=True)
 class Recommended(Options):
-    """Settings of `sample_recommended`: only those that all samplers have. It adds no noise."""
+    """Settings of `sample_recommended`: only those that all samplers have. It adds no noise.
+
+    Attributes:
+        positions: of the image, whose size decides which weights are taken; see `positions_of`.
+    """
+
+    positions: int = LARGEST
 
     def plan(self, grid: Grid) -> Plan:
-        part = part_of(grid)
+        part = part_of(grid, share_of(self.positions))
         if part is None:
             return OTHER_LISTS.on(grid.schedule).plan(grid)
-        return plan_row(grid, *part)
+        return plan_row(grid, part.row, part.first)
 
     def describe(self, grid: Grid) -> str:
         """What it does on a list, in words, for the log."""
         kind = "flow" if isinstance(grid.schedule, RectifiedFlow) else "diffusion"
-        part = part_of(grid)
+        share = share_of(self.positions)
+        part = part_of(grid, share)
         if part is None:
             return (
                 f"{kind} model, {grid.calls} calls on other sigmas than its own: DPM++ 2M's weights"
             )
         last = part.first + grid.calls
-        whole = part.first == 0 and last == part.row.calls
-        which = "its" if whole else f"calls {part.first + 1} to {last} of {part.row.calls} of its"
-        return f"{kind} model, {grid.calls} calls: {which} own sigmas and weights"
+        which = (
+            "its" if part.whole else f"calls {part.first + 1} to {last} of {part.row.calls} of its"
+        )
+        image = "" if share == 1.0 else f", for small images ({self.positions} positions)"
+        return f"{kind} model, {grid.calls} calls: {which} own sigmas and weights{image}"

@@ -36,7 +36,8 @@ import torch  # noqa: E402
 
 NODES = ".hosts.comfyui.nodes"
 OF_THE_NODES = [
-    f"{NODES}.{name}" for name in ("solvers", "adaptive", "stochastic", "sigmas", "recommended")
+    f"{NODES}.{name}"
+    for name in ("solvers", "adaptive", "stochastic", "sigmas", "recommended", "two_models")
 ]
 OF_THE_LAB = [
     *(".hosts.comfyui.compare", ".hosts.comfyui.calibrate"),

@@ -64,10 +64,11 @@ def test_english_is_what_the_nodes_say(host: Server) -> None:
 def test_every_text_is_served(host: Server) -> None:
     served = host.get("/i18n")
     for language, folder in FOLDERS.items():
-        nodes, menu = (translations.read(folder / f"{name}.json") for name in ("nodeDefs", "main"))
-        assert {name: served[language]["nodeDefs"][name] for name in nodes} == nodes
-        categories = menu["nodeCategories"]
-        assert {name: served[language]["nodeCategories"][name] for name in categories} == categories
+        texts = {name: translations.read(folder / f"{name}.json") for name in translations.FILES}
+        texts |= texts.pop("main")
+        assert texts.keys() == {"nodeDefs", "settings", "nodeCategories"}
+        for kind, entries in texts.items():
+            assert {name: served[language][kind][name] for name in entries} == entries
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -41,6 +41,7 @@ NODES = {
     "DPMSolver_Adaptive": "DPM-Solver Adaptive",
     "DPMSolver_SDE": "DPM-Solver SDE",
     "DPMSolver_Sigmas": "DPM-Solver Sigmas",
+    "DPMSolver_TwoModels": "Sampler for two models",
     "DPMSolver_Recommended": "DPM++ (recommended)",
     "DPMSolver_Calibrated": "DPM-Solver Calibrated",
     "DPMSolver_Calibrate": "DPM-Solver Calibrate",
@@ -106,7 +107,7 @@ def test_the_pack_shows_its_nodes_and_no_others(host: Server) -> None:
     }
     assert all(info["description"] for info in ours.values())
     makers = [info for name, info in ours.items() if name not in LAB]
-    assert {info["output"][0] for info in makers} == {"SAMPLER", "SIGMAS"}
+    assert {info["output"][0] for info in makers} == {"SAMPLER", "SIGMAS", "LATENT"}
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -18,6 +18,7 @@ SCRIPT = ROOT / "tests" / "comfyui" / "inside_registration.py"
 SAMPLING = [
     *("DPMSolver_Recommended", "DPMSolver_2M", "DPMSolver_3M", "DPMSolver_Multistep"),
     *("DPMSolver_Singlestep", "DPMSolver_Adaptive", "DPMSolver_SDE", "DPMSolver_Sigmas"),
+    "DPMSolver_TwoModels",
 ]
 LAB = [
     *("DPMSolver_Compare", "DPMSolver_Candidate", "DPMSolver_PlotSigmas"),
@@ -80,7 +81,7 @@ def test_without_a_part_of_the_lab_the_rest_is_there(version: str) -> None:
 @versions
 def test_without_the_nodes_the_menus_and_the_lab_are_there(version: str) -> None:
     cases = told(version)["nodes"]
-    assert len(cases) == 5
+    assert len(cases) == 6
     for name, case in cases.items():
         assert case["menus"], name
         assert case["nodes"] == LAB, name

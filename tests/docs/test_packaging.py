@@ -35,6 +35,7 @@ FOLDERS = {
     "lab": {".py"},
     "hosts": {".py"},
     "scripts": {".py"},
+    "javascript": {".js"},
     "web": {".md", ".png", ".jpg", ".webp", ".svg", ".js", ".css"},
     "locales": {".json"},
     "workflows": {".json", ".jpg", ".png", ".webp"},

@@ -14,12 +14,16 @@ README = (ROOT / "README.md").read_text()
 
 
 def table() -> str:
-    """The image forms; the text below the table says which have a twin without ++."""
+    """The image forms; the text below the table says which have a twin without ++.
+
+    Those of the short menus are in bold.
+    """
     image_forms = [entry for entry in CATALOG if "++_" in entry.id]
     rows = [
-        f"| {entry.label} | `{entry.id}` | {_order(entry)} | {entry.calls} | {entry.help} |"
+        f"| {_label(entry)} | `{entry.id}` | {_order(entry)} | {entry.calls} | {entry.help} |"
         for entry in image_forms
     ]
+    assert all(entry in image_forms for entry in CATALOG if entry.short)
     without_twin = {entry.id for entry in image_forms if entry.cfg_pp}
     without_twin |= {"sde_dpm_solver++_3m", "dpm_solver++_recommended"}
     without_twin |= {"dpm_solver++_er_sde", "dpm_solver++_2s_ancestral"}
@@ -33,6 +37,10 @@ def table() -> str:
             *rows,
         ]
     )
+
+
+def _label(entry: Entry) -> str:
+    return f"**{entry.label}**" if entry.short else entry.label
 
 
 def _order(entry: Entry) -> str:

@@ -18,15 +18,20 @@ from dpm_solver_nodes.samplers import (
     sample_multistep,
 )
 from dpm_solver_nodes.samplers.grid import Grid
-from dpm_solver_nodes.samplers.sample import sample_recommended
+from dpm_solver_nodes.samplers.sample import sample, sample_recommended
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.recommended import (
+    LARGEST,
+    SIZES,
+    SMALLEST,
     Recommended,
     kind_of,
     part_of,
+    positions_of,
     recommended_sigmas,
     row_of,
     rows,
+    share_of,
 )
 from dpm_solver_nodes.tests.support.mixture import Mixture, difference, start
 
@@ -47,9 +52,10 @@ RANGES = {
 KINDS = ("flow", "diffusion")
 
 
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_row_is_a_solver(kind: str) -> None:
-    for calls, row in rows(kind).items():
+def test_every_row_is_a_solver(kind: str, size: str) -> None:
+    for calls, row in rows(kind, size).items():
         assert row.calls == len(row.slope) == len(row.curvature) == calls
         assert all(later < sooner for sooner, later in itertools.pairwise(row.s))
         assert all(map(math.isfinite, (*row.slope, *row.curvature)))
@@ -60,8 +66,8 @@ def test_every_row_is_a_solver(kind: str) -> None:
 def test_sigmas_fall_from_the_first_to_zero(
     schedule: NoiseSchedule, first: float, last: float
 ) -> None:
-    for calls in range(1, 61):
-        sigmas = recommended_sigmas(schedule, first, last, calls)
+    for calls, positions in itertools.product(range(1, 61), (SMALLEST, 400, LARGEST)):
+        sigmas = recommended_sigmas(schedule, first, last, calls, positions)
         assert len(sigmas) == calls + 1
         assert sigmas[0] == first and sigmas[-1] == 0.0
         assert all(a > b for a, b in itertools.pairwise(sigmas))
@@ -89,7 +95,7 @@ def test_its_own_sigmas_are_known_again_whole_and_in_parts(name: str, calls: int
     schedule = replace(schedule, sigma_min=last)
     own = torch.tensor(recommended_sigmas(schedule, first, last, calls), dtype=torch.float32)
     whole = part_of(Grid.of(own, schedule))
-    assert whole is not None and (whole.row.calls, whole.first) == (calls, 0)
+    assert whole == (row_of(kind_of(schedule, first), calls), 0, True)
     middle = calls // 2
     head = part_of(Grid.of(own[: middle + 1], schedule))
     if middle > 2:  # the first few sigmas of neighbouring numbers of calls may be the same places
@@ -113,6 +119,26 @@ def test_parts_of_a_run_take_the_same_steps_as_the_whole() -> None:
     later = Recommended().plan(Grid.of(sigmas[6:], FLOW)).steps
     assert later[2:] == whole[8:]
     assert [len(step.outputs) for step in later[:3]] == [1, 2, 3]
+
+
+def test_a_small_image_has_rows_of_its_own() -> None:
+    """Its weights are taken on its own list and on the one that hosts make for large images."""
+    schedule = replace(FLOW, sigma_min=0.003)
+    share = share_of(16 * 16)
+    row = row_of("flow", 12, share)
+    for positions in (16 * 16, LARGEST):
+        grid = Grid.of(recommended_sigmas(schedule, 1.0, 0.003, 12, positions), schedule)
+        assert part_of(grid, share) == (row, 0, True)
+    assert row.s[1] < row_of("flow", 12).s[1]
+    assert Recommended(positions=256).plan(grid) != Recommended().plan(grid)
+    assert "small images (256 positions)" in Recommended(positions=256).describe(grid)
+
+
+def test_the_size_of_an_image() -> None:
+    assert [share_of(n * n) for n in (1, 8, 64, 160)] == [0.0, 0.0, 1.0, 1.0]
+    assert share_of(16 * 16) == pytest.approx(1.0 / 3.0)
+    shapes = [(2, 4, 64, 32), (1, 16, 5, 8, 8), (3, 2, 7), (2, 30)]
+    assert list(map(positions_of, shapes)) == [2048, 320, 7, 30]
 
 
 def test_sigmas_that_a_host_moved_to_whole_times_are_known_again() -> None:
@@ -197,8 +223,10 @@ def test_more_calls_come_closer(problem: Problem, name: str) -> None:
         return problem.model(x / alpha, float(sigma[0]) / alpha)
 
     def distance(calls: int) -> float:
-        sigmas = recommended_sigmas(schedule, process.sigma_max, process.sigma_min, calls)
-        images = sample_recommended(model, start * top, sigmas, disable=True, schedule=schedule)
+        ends = process.sigma_max, process.sigma_min
+        sigmas = recommended_sigmas(schedule, *ends, calls, problem.positions)
+        options = Recommended(positions=problem.positions)
+        images = sample(options, model, start * top, sigmas, disable=True, schedule=schedule)
         return float(error(images, solution).exp())
 
     distances = [distance(calls) for calls in (3, 5, 8, 10, 12, 20, 30)]

@@ -47,7 +47,7 @@ CALIBRATED = "DPM-Solver(calibrated-sd15_6_calls)"
 FLAGS = [
     *("--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-version-check"),
     *("--skip-python-version-check", "--no-hashing"),
-    *("--server-name", "127.0.0.1", "--api", "--nowebui"),
+    *("--server-name", "127.0.0.1", "--api"),
 ]
 
 
@@ -169,12 +169,14 @@ def start(work: Path, timeout: float = 300.0) -> Iterator[WebUI]:
     files.save(calibration, work / "models" / "dpm_solver" / "sd15 6 calls.safetensors")
     (work / "config.json").write_text(json.dumps({**OPTIONS, **this.options}))
     port = harness.free_port()
-    flags = [*FLAGS, *this.flags, "--port", str(port), "--data-dir", str(work)]
+    # Without the permission gradio would not serve the host's own scripts to its page.
+    folders = ["--data-dir", str(work), "--gradio-allowed-path", str(tree)]
+    flags = [*FLAGS, *this.flags, "--port", str(port), *folders]
     command = [str(python(tree)), "launch.py", *flags]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with (
         harness.signals_as_exceptions(),
-        (work / "server.log").open("w") as output,
+        (work / "host.log").open("w") as output,
         contextlib.ExitStack() as stack,
     ):
         process = subprocess.Popen(

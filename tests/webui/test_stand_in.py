@@ -48,6 +48,7 @@ TWO_M, ADAPTIVE = label("dpm_solver++_2m"), label("dpm_solver++_adaptive_23")
 SDE_2M, SDE_3M = label("sde_dpm_solver++_2m"), label("sde_dpm_solver++_3m")
 NAMES = [label(entry.id) for entry in OFFERED]
 FIXED = [label(entry.id) for entry in OFFERED if not entry.adaptive]
+HIDDEN = [label(entry.id) for entry in OFFERED if not entry.short]
 
 
 # torchsde compares the hosts' float32 ends with the same ones as floats.
@@ -193,6 +194,7 @@ class Host:
         """Run the script as both hosts do; sys.path is as before afterwards, as in AUTOMATIC1111."""
         before = sys.path
         self.script_callbacks.before_ui.clear()
+        self.script_callbacks.app_started.clear()
         sys.path = [str(ROOT), *sys.path]
         try:
             spec = importlib.util.spec_from_file_location(SCRIPT.name, SCRIPT)
@@ -275,6 +277,27 @@ def test_a_list_of_all_schedulers_and_those_to_hide_are_kept(empty_host: Host) -
         assert [one.name for one in module.schedulers[5:]] == ours[1:]
     _, p = empty_host.run(TWO_M, steps=5)  # "Automatic" stands for it all the same
     assert p.extra_generation_params["Schedule type"] == "DPM-Solver log-SNR"
+
+
+class App:
+    """The host's web server, as far as our script uses it."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Any] = {}
+
+    def get(self, path: str) -> Any:
+        return lambda answer: self.answers.setdefault(path, answer)
+
+
+def test_the_page_is_told_what_to_hide_and_the_host_hides_nothing(host: Host) -> None:
+    app = App()
+    for callback in host.script_callbacks.app_started:
+        callback(None, app)
+    assert app.answers["/dpm_solver/hidden_samplers"]() == HIDDEN
+    assert host.shared.opts.dpm_solver_show_all_samplers is False
+    assert set(HIDDEN) < set(host.listed)
+    _, p = host.run(HIDDEN[0], steps=5)
+    assert host.processing.infotext(p)["Sampler"] == HIDDEN[0]
 
 
 def test_loading_leaves_no_generic_name_behind(host: Host) -> None:
@@ -474,7 +497,8 @@ def test_settings_count_and_pasting_a_text_brings_them_back(
 ) -> None:
     opts = host.shared.opts
     assert {info.section for info in opts.data_labels.values()} == {("dpm_solver", "DPM-Solver")}
-    assert {f"dpm_solver_{parameter}" for parameter in CHANGED} == opts.data_labels.keys()
+    keys = {f"dpm_solver_{parameter}" for parameter in (*CHANGED, "show_all_samplers")}
+    assert keys == opts.data_labels.keys()
     usual, _ = host.run(label(id_), steps=8)
     for parameter, value in CHANGED.items():
         opts.data[f"dpm_solver_{parameter}"] = value

@@ -1,0 +1,31 @@
+"""What the host's page asks the pack for, and the host's web server, which answers it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...samplers.catalog import CATALOG
+
+HIDDEN_SAMPLERS = "/dpm_solver/hidden_samplers"
+"""Where `web/menus.js` asks for the samplers that menus don't show by default."""
+
+
+def server() -> Any:
+    """The host's web server; None if its nodes run without one."""
+    try:
+        from server import PromptServer
+    except ImportError:
+        return None
+    return getattr(PromptServer, "instance", None)
+
+
+def register_routes() -> None:
+    """Have the host's web server answer; of two copies of the pack, the first one answers."""
+    routes = getattr(server(), "routes", None)
+    if routes is None or any(getattr(route, "path", "") == HIDDEN_SAMPLERS for route in routes):
+        return
+    from aiohttp import web  # the server's own
+
+    @routes.get(HIDDEN_SAMPLERS)
+    async def hidden_samplers(_request: Any) -> Any:
+        return web.json_response([entry.id for entry in CATALOG if not entry.short])
