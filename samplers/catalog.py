@@ -105,12 +105,12 @@ _SDE_2S = (
     "a pair as one step: take twice its steps here."
 )
 _ER_SDE = (
-    "Adds about half of the SDE's noise, and goes on well with few steps: try it from 10 up. The same "
-    "as er_sde elsewhere."
+    "Adds less fresh noise than the SDE samplers, most of it in the first steps, and needs fewer "
+    "steps than they do. The same as er_sde elsewhere."
 )
 _2S_ANCESTRAL = (
-    "Pairs of steps, each pair going further down than asked for and back up with fresh noise. The "
-    "same as dpmpp_2s_ancestral elsewhere, which counts a pair as one step: take twice its steps here."
+    "Pairs of steps; each pair removes more noise than asked for and adds fresh noise. The same as "
+    "dpmpp_2s_ancestral elsewhere, which counts a pair as one step: take twice its steps here."
 )
 _2M_CFG_PP = (
     "CFG++ guidance, for a low scale: set CFG low, 1 to 2, and nearer to 1 the more "
@@ -286,6 +286,7 @@ CATALOG: tuple[Entry, ...] = (
         2,
         _ER_SDE,
         _ER + "order 3",
+        short=True,
     ),
     Entry(
         "dpm_solver++_2s_ancestral",

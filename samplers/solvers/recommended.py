@@ -52,6 +52,9 @@ SMALLEST, LARGEST = 8 * 8, 64 * 64
 """Positions of an image (height x width, and x frames) up to which it is small, and from which it is
 large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64 latents."""
 
+NEAR_TOP = 2.5
+"""In log s. Chosen for EDM's models, whose first sigma of 80 lies below a flow's second."""
+
 SAME_END = 1.001
 """If a row leads below the model's lowest sigma, a list that ends there, but for this factor, is not
 extrapolated to zero: the model's output there is the image."""
@@ -172,16 +175,22 @@ def recommended_sigmas(
 
 
 def _within(levels: list[float], top: float, low: float) -> list[float]:
-    """The levels, compressed to lie between the two ends if they would pass one."""
+    """The levels, compressed to lie between the two ends if they would pass one.
+
+    At the low end all are compressed; at the top only those within NEAR_TOP of it, since the others
+    lie where the image is decided.
+    """
     if not levels:
         return levels
     if levels[-1] < low < levels[0]:
         scale = (levels[0] - low) / (levels[0] - levels[-1])
         levels = [levels[0] + scale * (level - levels[0]) for level in levels]
     if levels[0] >= top:
-        step = (top - levels[-1]) / len(levels)
-        scale = (top - step - levels[-1]) / (levels[0] - levels[-1]) if len(levels) > 1 else 0.0
-        levels = [levels[-1] + scale * (level - levels[-1]) for level in levels]
+        pivot = max(top - NEAR_TOP, levels[-1])
+        count = sum(level > pivot for level in levels)
+        highest = top - (top - pivot) / (count + 1)  # the first step is as long as those after it
+        scale = (highest - pivot) / (levels[0] - pivot or 1.0)
+        levels = [pivot + scale * (level - pivot) if level > pivot else level for level in levels]
     return levels
 
 

@@ -23,6 +23,8 @@ from dpm_solver_nodes.samplers import (
     RectifiedFlow,
     VarianceExploding,
     sample_adaptive,
+    sample_ancestral,
+    sample_er_sde,
     sample_multistep,
     sample_singlestep,
 )
@@ -296,6 +298,75 @@ def test_noise_replaces_as_much_as_it_adds_where_the_denoised_output_stays(
     assert max(map(difference, result, target.marginal(sigmas[-1]))) < 1e-13
 
 
+# noise within a range of sigma
+
+RANGED: dict[str, Sampler] = {
+    **STOCHASTIC,
+    "singlestep, r": partial(singlestep, r=0.4),
+    "er_sde": partial(sample_er_sde, disable=True),
+    "2s ancestral": partial(sample_ancestral, disable=True),
+}
+
+
+@pytest.mark.parametrize("sampler", RANGED.values(), ids=RANGED)
+@schedules
+def test_outside_of_its_range_noise_is_neither_added_nor_made_room_for(
+    schedule: NoiseSchedule, sampler: Sampler
+) -> None:
+    sigmas = SIGMAS[schedule]
+    drawn_for: list[tuple[float, float]] = []
+
+    def run(**settings: Any) -> torch.Tensor:
+        x, model = state(schedule), Mixture(schedule)
+        drawn_for.clear()
+        settings = {"eta": 0.8, "noise_sampler": drawn(x, drawn_for)} | settings
+        return sampler(model, x, sigmas, schedule=schedule, **settings)
+
+    everywhere = run()
+    whole = list(drawn_for)
+    assert torch.equal(run(s_tmin=0.0, s_tmax=sigmas[0]), everywhere)
+    ode = run(eta=0.0, noise_sampler=never)
+    for nowhere in ({"s_tmin": sigmas[0]}, {"s_tmax": sigmas[-1] / 2.0}):
+        assert torch.equal(run(**nowhere, noise_sampler=never), ode)
+    run(s_tmin=sigmas[5], s_tmax=sigmas[2])
+    pairs = len({start for start, _ in whole}) < len(whole)
+    if not pairs:
+        assert drawn_for == [one for one in whole if sigmas[5] <= one[1] <= sigmas[2]]
+    assert 0 < len(drawn_for) < len(whole)
+
+
+@pytest.mark.parametrize("sampler", [multistep, singlestep, sample_er_sde, sample_ancestral])
+def test_an_ode_head_and_a_stochastic_tail_are_two_runs(sampler: Sampler) -> None:
+    """Of order 1, which has no history."""
+    sigmas = SIGMAS[VE]
+    run = partial(sampler, Mixture(), order=1, disable=True)
+    middle = run(start(), sigmas[:4], eta=0.0)
+    expected = run(middle, sigmas[3:], eta=1.0, noise_sampler=drawn(start()))
+    result = run(start(), sigmas, eta=1.0, s_tmax=sigmas[4], noise_sampler=drawn(start()))
+    assert difference(result, expected) < ROUNDING
+
+
+# r
+
+
+@schedules
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_r_places_the_inner_node(eta: float, schedule: NoiseSchedule) -> None:
+    sigmas = SIGMAS[schedule][:5]
+    for r in (0.3, 0.5, 1.0):
+        placed = list(sigmas)
+        for i in (1, 3):
+            ends = [schedule.lambda_(sigma) for sigma in (sigmas[i - 1], sigmas[i + 1])]
+            placed[i] = schedule.sigma(ends[0] + r * (ends[1] - ends[0]))
+        settings: dict[str, Any] = {"eta": eta, "schedule": schedule}
+        model, x = Mixture(schedule), state(schedule)
+        result = singlestep(model, x, sigmas, r=r, noise_sampler=drawn(x), **settings)
+        assert model.sigmas == pytest.approx(placed[:-1])
+        if r < 1.0:
+            listed = singlestep(Mixture(schedule), x, placed, noise_sampler=drawn(x), **settings)
+            assert difference(result, listed) < ROUNDING
+
+
 # the limit step of a flow
 
 
@@ -546,6 +617,13 @@ def test_end_distribution_of_drawn_images_is_the_target(
         (sample_multistep, {"noise_device": "cuda"}, "noise_device"),
         (sample_singlestep, {"noise_device": "CPU"}, "noise_device"),
         (sample_singlestep, {"order": 3, "eta": 0.5}, "eta"),
+        *((sample_singlestep, {"r": r}, "r") for r in (0.0, 1.1, math.nan, "1")),
+        (sample_singlestep, {"r": 0.5, "order": 1}, "r"),
+        *((sample_er_sde, {name: -0.1}, name) for name in ("s_tmin", "s_tmax")),
+        (sample_er_sde, {"order": 4}, "order"),
+        (sample_er_sde, {"noise_type": "ode"}, "noise_type"),
+        (sample_er_sde, {"integrals": "sum"}, "integrals"),
+        (sample_ancestral, {"order": 3}, "order"),
         (sample_adaptive, {"eta": 0.5}, "eta"),
         (sample_adaptive, {"eta": math.inf}, "eta"),
     ],
