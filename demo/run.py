@@ -265,7 +265,7 @@ def serve(work: Path) -> None:
             or os.environ.get("DISPLAY")
             or os.environ.get("WAYLAND_DISPLAY")
         ):
-            webbrowser.open(page(server))
+            webbrowser.open_new_tab(page(server))
         signal.pause()
 
 

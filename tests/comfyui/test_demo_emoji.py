@@ -31,7 +31,7 @@ def test_one_step_is_the_picture_that_the_network_sees_in_the_noise(
     """The host's scales, times and guidance, against the network alone."""
     found = sampled(host, process, 1)
     denoiser = emoji.Denoiser(emoji.load(), range(len(emoji.CLASSES)), run.CFG)
-    s = torch.tensor(14.6146 if process == "noise" else 1e4)  # a flow starts at nothing but noise
+    s = torch.tensor(14.6146 if process == "noise" else 1e7)  # a flow starts at nothing but noise
     z = start_noise() * (s.square() + 1.0).sqrt()
     with torch.inference_mode():
         expected = denoiser(z, s.expand(len(z)))
@@ -45,7 +45,7 @@ def test_the_recommended_sampler_comes_close(host: Server, process: str) -> None
         row: distance(sampled(host, process, 10, row), converged)
         for row in ("Euler", run.RECOMMENDED)
     }
-    assert distances[run.RECOMMENDED] < 0.5 * distances["Euler"]
+    assert distances[run.RECOMMENDED] < 0.67 * distances["Euler"]
 
 
 def test_an_unknown_emoji_is_told_in_one_sentence(host: Server) -> None:
