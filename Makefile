@@ -37,10 +37,10 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 # Small networks on few cores: more threads only wait for each other.
 demo lab-pictures pictures test test-fast test-all test-webui compatibility bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
 
-demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
+demo: $(READY)  ## sample emoji in a real ComfyUI with many samplers and save the picture grids
 	@$(PY) -m dpm_solver_nodes.demo.run
 
-demo-ui: $(READY)  ## keep ComfyUI running with the pack, the demo model and its workflows
+demo-ui: $(READY)  ## keep ComfyUI running and open the demo's graph in the browser
 	@$(PY) -m dpm_solver_nodes.demo.run --ui
 
 lab-pictures: $(READY)  ## compare samplers in a real ComfyUI and save the plots and the grid of the pages in docs

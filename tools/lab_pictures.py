@@ -12,8 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..demo.run import CFG, DIGITS, PACKS, ROOT, SEED
+from ..demo.run import PACKS, ROOT
 from .server import Graph, HostError, PromptError, start
+
+DIGITS = "0,1,2,3,4,5,6,7,8,9"
+SEED = 7
+CFG = 2.0
 
 CANDIDATES = """dpmpp_2m karras
 uni_pc karras
