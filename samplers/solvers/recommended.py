@@ -55,10 +55,6 @@ large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64
 NEAR_TOP = 2.5
 """In log s. Chosen for EDM's models, whose first sigma of 80 lies below a flow's second."""
 
-SAME_END = 1.001
-"""If a row leads below the model's lowest sigma, a list that ends there, but for this factor, is not
-extrapolated to zero: the model's output there is the image."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -212,9 +208,7 @@ def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
         c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
         if end.sigma == 0.0 and c:
             share = to_zero(levels[i - 1] - levels[i]) / to_zero(math.log(row.s[-2] / row.s[-1]))
-            low = grid.schedule.sigma_min or 0.0
-            at_end = start.sigma <= SAME_END * low and row.s[-1] * SAME_END < low
-            c = () if at_end else tuple(weight * share for weight in c)
+            c = tuple(weight * share for weight in c)
         state = end.sigma / start.sigma
         total = end.alpha - start.alpha * state
         outputs = (total * (1.0 + sum(c)), *(-total * weight for weight in c))
