@@ -59,6 +59,10 @@ class ComfyModel(HostModel):
     def sigma_min(self) -> float:
         return float(self.model_sampling.sigma_min)
 
+    def sigma_after(self, share: float) -> float:
+        """The sigma after this share of a run, as the host's start_percent and end_percent mean it."""
+        return float(self.model_sampling.percent_to_sigma(share))
+
     def whole(self, sigmas: Sequence[float]) -> list[float] | None:
         times = self.model_sampling.timestep(torch.tensor(sigmas))
         return None if times.is_floating_point() else self.model_sampling.sigma(times).tolist()

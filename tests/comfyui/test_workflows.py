@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dpm_solver_nodes.demo.run import page as demo_page
 from dpm_solver_nodes.lab.calibration.cost import FIRST_TRIALS
 from dpm_solver_nodes.lab.calibration.teacher import POINTS
 from dpm_solver_nodes.tests.support import sd15 as sd15_file
@@ -347,16 +348,38 @@ def test_inversion_comes_back_the_way_it_went(page: Page) -> None:
         assert prompt["inputs"]["text"] == "a photo"  # the same, until it is edited
 
 
-def test_the_demos_workflow_runs(host: Server, page: Page) -> None:
-    (path,) = DEMO_FILES
+DEMO_RUNS = {
+    "digits": ("DPMSolverDemo_Model", 10, 20),
+    "emoji": ("DPMSolverDemo_EmojiModel", 8, 12),
+}
+"""The demo's workflows: the node that loads the model, images and model calls."""
+
+
+@pytest.mark.parametrize("path", DEMO_FILES, ids=[path.stem for path in DEMO_FILES])
+def test_the_demos_workflows_run(host: Server, page: Page, path: Path) -> None:
+    loading, images, calls = DEMO_RUNS[path.stem]
     graph = browser.to_api(page, read(path))
-    ((loader, _),) = of_type(graph, "DPMSolverDemo_Model")
+    ((loader, _),) = of_type(graph, loading)
     ((show, _),) = of_type(graph, "PreviewImage")
     reset_counts(host)
     outputs = host.run(with_count(graph, loader))
-    assert len(outputs[show]["images"]) == 10
-    assert host.image(outputs[show]["images"][9]).startswith(PNG)
-    assert counts(host) == {"calls": 20}
+    assert len(outputs[show]["images"]) == images
+    assert host.image(outputs[show]["images"][-1]).startswith(PNG)
+    assert counts(host) == {"calls": calls}
+
+
+def test_make_demo_ui_opens_the_demos_graph(host: Server, page: Page) -> None:
+    assert page.context.browser is not None
+    context = page.context.browser.new_context()
+    opened = context.new_page()
+    try:
+        opened.goto(demo_page(host))
+        opened.wait_for_function(
+            "window.app?.graph?.nodes?.some(n => n.type === 'DPMSolverDemo_EmojiModel')",
+            timeout=60_000,
+        )
+    finally:
+        context.close()
 
 
 def test_the_ordinary_graph(host: Server, sd15: str) -> None:
