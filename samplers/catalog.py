@@ -1,4 +1,4 @@
-"""The table of all samplers that hosts list. Menus, panels, the README and the tests read it."""
+"""The table of all samplers that hosts list. Menus, panels, docs/solvers.md and the tests read it."""
 
 from __future__ import annotations
 

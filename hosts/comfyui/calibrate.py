@@ -23,7 +23,7 @@ from ...samplers.solvers.multistep import Multistep
 from ...samplers.solvers.recommended import Recommended, recommended_sigmas
 from . import calibrations, sampling
 from .calibrations import Pair
-from .guiding import fitting_latent
+from .guiding import cfg_of, fitting_latent
 from .model import ComfyModel
 from .progress import Progress
 
@@ -53,7 +53,7 @@ def run(guider: Any, latent: Mapping[str, Any], asked: Asked, node_id: str | Non
     for field in ("calls", "seeds", "held_out", "batch"):
         at_least(field, getattr(asked, field), 1)
     model = ComfyModel.of(guider.model_patcher)
-    settings = _settings(asked, model, Fitted(model.kind, _guidance(guider)))
+    settings = _settings(asked, model, Fitted(model.kind, cfg_of(guider)))
     name = asked.name.strip() or default_name(settings.fitted, asked.calls)
     calibrations.check_name(name)  # before the model calls, not after
     rivals = _rivals(model, settings)
@@ -134,13 +134,6 @@ def _stopped(best: list[Calibration], name: str, progress: Progress) -> None:
         outcome = f"the best calibration so far was not measured. {saved}"
     LOG.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
     progress.say(f"Stopped: {outcome}")
-
-
-def _guidance(guider: Any) -> float | None:
-    """The guider's guidance scale, if it is one number."""
-    cfg = getattr(guider, "cfg", None)
-    one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
-    return float(cfg) if one and isinstance(cfg, (int, float)) else None
 
 
 def default_name(fitted: Fitted, calls: int) -> str:
