@@ -260,8 +260,9 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
 
         Args:
             sigmas, timesteps: steps of the caller's own, without the last zero. A flow's are shifted,
-                as in `FlowMatchEulerDiscreteScheduler`. Those that many pipelines pass if the user
-                passes none, evenly from 1 to 1 / steps, do not count as the caller's.
+                as in `FlowMatchEulerDiscreteScheduler`. A sampler or spacing with a list of its own
+                is used only without them; those that many pipelines pass if the user passes none,
+                evenly from 1 to 1 / steps, do not count.
             mu: of dynamic shifting, which the pipeline finds from the image's size.
 
         Raises:
@@ -277,9 +278,8 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
         count = num_inference_steps if num_inference_steps is not None or not own else len(own[0])
         if count is None or count < 1:
             raise ValueError(f"num_inference_steps must be at least 1, not {quoted(count)}.")
-        if self.flow and timesteps is None and own and _even(own[0]):
-            sigmas, own = None, []
-        listed = self._own_list(model, count) if not own else None
+        chosen = own and not (self.flow and timesteps is None and _even(own[0]))
+        listed = None if chosen else self._own_list(model, count)
         if listed is None:
             listed = self._config_list(count, sigmas, timesteps, mu)
         self._adopt(model, listed, device)

@@ -293,12 +293,14 @@ def test_sigmas_of_the_caller_count_and_a_pipelines_default_does_not() -> None:
     one = scheduler("flow_prediction", "dpm_solver++_recommended")
     one.set_timesteps(STEPS)
     own = one.sigmas
-    one.set_timesteps(STEPS, sigmas=[1.0 - i / STEPS for i in range(STEPS)])
+    even = [1.0 - i / STEPS for i in range(STEPS)]
+    one.set_timesteps(STEPS, sigmas=even)
     assert torch.equal(one.sigmas, own)
     theirs = diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW.config)
-    for each in (one, theirs):
-        each.set_timesteps(sigmas=[1.0, 0.7, 0.2])
-    assert one.sigmas.tolist() == pytest.approx(theirs.sigmas.tolist(), abs=1e-6)
+    for each, sigmas in ((one, [1.0, 0.7, 0.2]), (scheduler("flow_prediction", FEW[1]), even)):
+        for which in (each, theirs):
+            which.set_timesteps(sigmas=sigmas)
+        assert each.sigmas.tolist() == pytest.approx(theirs.sigmas.tolist(), abs=1e-6)
     one = scheduler("epsilon", "dpm_solver++_2m")
     one.set_timesteps(sigmas=[14.6, 3.0, 0.5, 0.0])
     assert one.sigmas.tolist() == pytest.approx([14.6, 3.0, 0.5, 0.0])
