@@ -59,6 +59,12 @@ class ComfyModel(HostModel):
     def sigma_min(self) -> float:
         return float(self.model_sampling.sigma_min)
 
+    @property
+    def shift(self) -> float | None:
+        """The shift of a flow's times, if the host has one."""
+        shift = getattr(self.model_sampling, "shift", None)
+        return float(shift) if self.flow and isinstance(shift, (int, float)) else None
+
     def whole(self, sigmas: Sequence[float]) -> list[float] | None:
         times = self.model_sampling.timestep(torch.tensor(sigmas))
         return None if times.is_floating_point() else self.model_sampling.sigma(times).tolist()

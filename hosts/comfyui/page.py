@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...samplers.catalog import CATALOG
+from . import calibrations
 
 HIDDEN_SAMPLERS = "/dpm_solver/hidden_samplers"
 """Where `web/menus.js` asks for the samplers that menus don't show by default."""
+
+CALIBRATION = "/dpm_solver/calibration"
+"""Where `web/calibrations.js` asks for the text of a calibration file, `?name=`."""
 
 
 def server() -> Any:
@@ -29,3 +33,7 @@ def register_routes() -> None:
     @routes.get(HIDDEN_SAMPLERS)
     async def hidden_samplers(_request: Any) -> Any:
         return web.json_response([entry.id for entry in CATALOG if not entry.short])
+
+    @routes.get(CALIBRATION)
+    async def calibration(request: Any) -> Any:
+        return web.Response(text=calibrations.about(request.query.get("name", "")))

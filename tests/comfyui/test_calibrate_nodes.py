@@ -114,7 +114,7 @@ class Made:
 def make(host: Server, name: str, **settings: Any) -> Made:
     reset_counts(host)
     seen = events(host, calibrate_graph(name=name, **settings))
-    found = files.load(folder(host) / f"{name}.safetensors")
+    (found,) = files.load(folder(host) / f"{name}.safetensors")
     return Made(f"{name}.safetensors", seen, counts(host)["calibrate"], host.log(), found)
 
 
@@ -277,7 +277,8 @@ def test_an_interrupt_keeps_the_best_so_far(host: Server, when: str, images: int
         return
     assert new == {f"stopped {when}_unmeasured.safetensors"}
     (name,) = new
-    fitted = files.load(folder(host) / name).fitted
+    (only,) = files.load(folder(host) / name)
+    fitted = only.fitted
     assert fitted.errors == {} and fitted.stopped
     result = sample(host, calibrated(name))
     assert result.calls == 3 and result.latent.isfinite().all()
@@ -413,14 +414,14 @@ def test_damaged_files_are_refused(host: Server, diffusion: Made) -> None:
         return safetensors.torch.save({**tensors, "weights": weights}, metadata)
 
     other = folder(host) / "other.safetensors"
-    files.save(replace(diffusion.found, fitted=replace(fitted, model="SDXL")), other)
+    files.save([replace(diffusion.found, fitted=replace(fitted, model="SDXL"))], other)
     for content, word in (
         (good[:-9], "damaged.safetensors is no calibration"),
         (b"\x80\x04." + good, "damaged.safetensors is no calibration"),
         (DEMO_MODEL.read_bytes(), "damaged.safetensors is no calibration"),
         (good + bytes(files.MOST_BYTES), "too large"),
         (with_weight(torch.nan), "not finite"),
-        (safetensors.torch.save(tensors, {**metadata, "version": "2"}), "update the pack"),
+        (safetensors.torch.save(tensors, {**metadata, "version": "3"}), "update the pack"),
         (safetensors.torch.save(tensors, {**metadata, "fitted": "[]"}), "description"),
         (other.read_bytes(), "SDXL"),
     ):

@@ -647,7 +647,7 @@ def calibration(model: Model, calls: int = 6, fitted: Fitted = Fitted()) -> Cali
 def save(host: Host, found: Calibration, name: str = "My cat karras") -> Path:
     path = Path(host.paths.models_path) / "dpm_solver" / f"{name}.safetensors"
     path.unlink(missing_ok=True)
-    files.save(found, path)
+    files.save([found], path)
     host.load()
     return path
 
