@@ -21,8 +21,10 @@ from ..lab.calibration import calibrate
 from ..lab.calibration.sampler import Sampler
 from ..lab.calibration.teacher import TEACHER, spectrum, teacher_sigmas
 from ..lab.metrics import distance, geometric_mean
+from ..samplers.solvers.fitted import Fitted
 from . import references
 from .judge_recommended import schedule_of
+from .peers import host
 from .problems import JUDGE, PROCESSES, Problem, Process
 
 SAMPLERS = ("euler", "dpmpp_2m", "res_multistep", "uni_pc")
@@ -55,7 +57,7 @@ def model_of(problem: Problem, process: Process, shape: tuple[int, ...]) -> Any:
 
 def sampler_of(name: str, process: Process) -> Sampler:
     """A sampler of ComfyUI's."""
-    function = references.host().samplers.sampler_object(name).sampler_function
+    function = host().samplers.sampler_object(name).sampler_function
     sampling = references.model_sampling(process)
     inner = SimpleNamespace(model_sampling=sampling)
     inner.inner_model = SimpleNamespace(model_sampling=sampling)
@@ -79,7 +81,7 @@ def lists_of(process: Process, name: str, calls: int) -> dict[str, torch.Tensor]
     """Scheduler -> its list, if it has so many sigmas."""
     made = {
         scheduler: references.host_sigmas(process, name, scheduler, calls).float()
-        for scheduler in references.host().samplers.SCHEDULER_NAMES
+        for scheduler in host().samplers.SCHEDULER_NAMES
     }
     return {scheduler: sigmas for scheduler, sigmas in made.items() if len(sigmas) == calls + 1}
 
@@ -110,6 +112,7 @@ def measured(
             budget=8000 * len(calls),
             batch=SEEDS,
             sampler=sampler,
+            fitted=Fitted(sampler=name),
             lists=lambda n, lists=lists: [each.tolist() for each in lists[n].values()],  # type: ignore[misc]
         )
         results = calibrate.calibrate([model], fit, held_out, lambda _: {}, settings)
@@ -150,7 +153,7 @@ def main() -> None:
                     flush=True,
                 )
     for name, pairs in ratios.items():
-        of_best, of_usual = zip(*pairs, strict=True)
+        of_best, of_usual = ([pair[k] for pair in pairs] for k in (0, 1))
         print(
             f"{name}: {geometric_mean(of_best):.2f} of its best scheduler's error in the mean, "
             f"{max(of_best):.2f} at worst; {geometric_mean(of_usual):.2f} of the usual list's"

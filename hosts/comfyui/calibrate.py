@@ -130,7 +130,8 @@ def _outcome(
 ) -> Pair:
     """Save what is better than what there was; the outputs are for the first number of calls."""
     better = [found for found, winner in results if winner == calibrate.CALIBRATED]
-    lines = [calibrations.saved(better, name)] if better else []
+    saved = f"{calibrations.saved(better, name)}\n" if better else ""
+    lines: list[str] = []
     for found, winner in results:
         if winner == calibrate.CALIBRATED:
             lines.append(texts.described(found))
@@ -142,7 +143,7 @@ def _outcome(
             f"\n{errors}"
         )
     found, winner = results[0]
-    text = "\n\n".join(lines)
+    text = saved + "\n\n".join(lines)
     if winner == calibrate.CALIBRATED:
         return calibrations.pair(found, found.sigmas, text)
     if found.fitted.sampler:

@@ -17,6 +17,9 @@ from .model import Model
 POINTS = 64
 """How many sigmas the teacher's list has; the student's are chosen among them."""
 
+HALF = POINTS // 2 + 1
+"""How many sigmas the list has with which it is compared first."""
+
 REFINED = (2, 4)
 """How many times as many steps the teacher takes where these are not enough."""
 

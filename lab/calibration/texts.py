@@ -37,8 +37,8 @@ def described(found: Calibration) -> str:
     ]
     if fitted.unconverged:
         lines.append(
-            f"{fitted.unconverged} images did not converge, even in many steps. They were left out, "
-            "unless they were the most: more model calls, or a lower CFG, may help."
+            f"{fitted.unconverged} of the images did not converge, even in many steps. They were left "
+            "out, unless they were the most: more model calls, or a lower CFG, may help."
         )
     if fitted.stopped:
         lines.append(

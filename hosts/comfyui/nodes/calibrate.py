@@ -130,7 +130,7 @@ class DPMSolver_Calibrate(io.ComfyNode):
     @classmethod
     def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
         """Each input is a list: of several prompts or guiders, and otherwise of one value."""
-        prompts = [inputs.pop(name, None) or [None] for name in PROMPTS]
+        prompts = [inputs.pop(name, [None]) or [None] for name in PROMPTS]
         one = {name: values[0] for name, values in inputs.items()}
         model, cfg, count = one.get("model"), one["cfg"], max(map(len, prompts))
         several = zip(*(_repeated(values, count) for values in prompts), strict=True)
