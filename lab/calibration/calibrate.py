@@ -235,7 +235,8 @@ def best_student(
     else:
         surrogate = SamplerSurrogate(records, settings.schedule, calls, settings.sampler)
         trial = partial(of_sampler.run, model, surrogate)
-        hosts = [nearest(records.sigmas, list_[:calls]) for list_ in settings.lists(calls)]
+        lists = [nearest(records.sigmas, list_[:calls]) for list_ in settings.lists(calls)]
+        hosts = [(0, *indices[1:]) for indices in lists]  # some of the host's start later
         for _ in range(FIRST_TRIALS):  # the surrogate learns from each of them
             likely = sorted(hosts, key=surrogate.error)[:LIKELY]
             best = sorted(tried, key=lambda indices: tried[indices].error)[:1]
