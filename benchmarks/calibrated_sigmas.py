@@ -109,8 +109,8 @@ def measured(
             schedule,
             teacher_sigmas(schedule, *ends),
             calls,
-            budget=8000 * len(calls),
-            batch=SEEDS,
+            budget=12000 * len(calls),
+            batch=4,  # as in the node
             sampler=sampler,
             fitted=Fitted(sampler=name),
             lists=lambda n, lists=lists: [each.tolist() for each in lists[n].values()],  # type: ignore[misc]

@@ -73,7 +73,7 @@ def recommended(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
 
 
 def calibrated(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
-    """A solver calibrated with the node's defaults: 20 seeds, 8 held out, 8000 model calls."""
+    """A solver calibrated with the node's defaults: 20 seeds, 8 held out, 12000 model calls."""
     sampler, sigmas = recommended(scenario, calls)
     ends = scenario.sigma_max, scenario.sigma_min
     starts = scenario.start(scenario.noise(28, FIT_SEED))

@@ -29,7 +29,7 @@ from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
 from ...samplers.solvers.recommended import recommended_sigmas
 from ..metrics import distance
 from . import sampler as of_sampler
-from .cost import FIRST_TRIALS, Cost, check_memory, cost
+from .cost import Cost, check_memory, cost
 from .fit import SLOPES, Student, fit
 from .model import Model, NotFiniteError, Tick
 from .sampler import BANDS, Sampler, SamplerSurrogate
@@ -39,8 +39,9 @@ from .teacher import Records, Solved, Whole, refinements, solve, teach, together
 CALIBRATED = "calibrated"
 """The calibrated solver's name among the errors."""
 
-LIKELY = 2
-"""From how many of the host's lists a search for a sampler begins."""
+ROUNDS, LIKELY = 4, 2
+"""How often sigmas for a sampler are searched, each time from so many of the host's lists, too; the
+likeliest of these is tried itself."""
 
 Rival = Callable[[Denoiser, torch.Tensor], torch.Tensor]
 """A solver without calibration: (model, starts) -> images."""
@@ -75,7 +76,7 @@ class Settings:
     schedule: NoiseSchedule
     sigmas: Sequence[float]
     calls: Sequence[int]
-    budget: int = 8000
+    budget: int = 12000
     batch: int = 4
     device: torch.device | str | None = None
     slopes: int = SLOPES
@@ -237,13 +238,14 @@ def best_student(
         trial = partial(of_sampler.run, model, surrogate)
         lists = [nearest(records.sigmas, list_[:calls]) for list_ in settings.lists(calls)]
         hosts = [(0, *indices[1:]) for indices in lists]  # some of the host's start later
-        for _ in range(FIRST_TRIALS):  # the surrogate learns from each of them
+        for _ in range(ROUNDS):  # the surrogate learns from each trial
             likely = sorted(hosts, key=surrogate.error)[:LIKELY]
             best = sorted(tried, key=lambda indices: tried[indices].error)[:1]
             found = searched(surrogate, even, *likely, *best)
-            if found in tried:
-                break
-            attempt(found, partial(trial, found))
+            untried = [host for host in sorted(hosts, key=surrogate.error) if host not in tried]
+            for indices in (found, *untried[:1]):
+                if len(tried) < trials:
+                    attempt(indices, partial(trial, indices))
     best_one = min(tried.values(), key=lambda student: student.error)
     waiting = moves(best_one, points)
     while len(tried) < trials and waiting:

@@ -11,10 +11,10 @@ from .surrogate import SPREADS
 FIRST_TRIALS = 1 + len(SPREADS)
 """The fewest fits on the model: on the recommended sigmas, and on each result of the search."""
 
-MOST_TRIALS = 40
+MOST_TRIALS = 20
 """The most fits on the model for each number of calls: more gain little."""
 
-REFINING = 2 / 3
+REFINING = 0.8
 """How much of what the budget has beyond the least may go into a finer teacher."""
 
 MOST_BYTES = 2**32

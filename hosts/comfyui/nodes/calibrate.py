@@ -66,7 +66,7 @@ class DPMSolver_Calibrate(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "model_calls",
-                    default=8000,
+                    default=12000,
                     min=100,
                     max=1000000,
                     step=100,
