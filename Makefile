@@ -37,16 +37,16 @@ $(READY): requirements-test.txt requirements-override.txt pyproject.toml
 # Small networks on few cores: more threads only wait for each other.
 demo lab-pictures pictures test test-fast test-all test-webui compatibility bench-quality bench-quick: export OMP_NUM_THREADS ?= 1
 
-demo: $(READY)  ## sample digits in a real ComfyUI and save the picture grid
+demo: $(READY)  ## sample emoji in a real ComfyUI with many samplers and save the picture grids
 	@$(PY) -m dpm_solver_nodes.demo.run
 
-demo-ui: $(READY)  ## keep ComfyUI running with the pack, the demo model and its workflows
+demo-ui: $(READY)  ## keep ComfyUI running and open the demo's graph in the browser
 	@$(PY) -m dpm_solver_nodes.demo.run --ui
 
-lab-pictures: $(READY)  ## compare samplers in a real ComfyUI and save the README's plot and grid
+lab-pictures: $(READY)  ## compare samplers in a real ComfyUI and save the plots and the grid of the pages in docs
 	@$(PY) -m dpm_solver_nodes.tools.lab_pictures
 
-pictures: $(READY)  ## make the pictures of templates, help pages and README, from ComfyUI's own page (needs Chromium)
+pictures: $(READY)  ## make the pictures of templates, help pages, README and docs, from ComfyUI's own page (needs Chromium)
 	@$(PY) -m dpm_solver_nodes.tools.pictures
 
 locales: $(READY)  ## write locales/en from the nodes, and list what the other languages lack
@@ -59,7 +59,7 @@ lint: $(READY)  ## ruff and mypy
 
 test-fast: $(READY)  ## while you work: a minute, one sampler per path through the code, no ComfyUI
 	WEBUI_PATH= $(VENV)/bin/pytest -n $(JOBS) --few-samplers tests --each-value-once -m "not slow" \
-		tests/samplers tests/lab tests/docs tests/webui
+		tests/samplers tests/hosts tests/lab tests/docs tests/webui
 
 test: lint  ## lint, unit tests, and tests on ComfyUI 0.30.0 (one sampler per path through the code)
 	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile --few-samplers tests/comfyui
@@ -73,7 +73,7 @@ test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> 
 		"WEBUI_PATH=<its folder> make test-webui"; exit 1; }
 	WEBUI_PATH="$(WEBUI_PATH)" $(VENV)/bin/pytest tests/webui
 
-compatibility: $(READY)  ## measure the README's table: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)
+compatibility: $(READY)  ## measure the table of docs/compatibility.md: other ComfyUIs, Pythons and torches (downloads many GB, about an hour)
 	@$(PY) -m dpm_solver_nodes.tools.compatibility
 
 validate: $(READY)  ## run the Comfy Registry's check before publishing (fetches comfy-cli)

@@ -153,10 +153,10 @@ def main() -> None:
                     flush=True,
                 )
     for name, pairs in ratios.items():
-        of_best, of_usual = ([pair[k] for pair in pairs] for k in (0, 1))
+        best_ones, usual_ones = ([pair[k] for pair in pairs] for k in (0, 1))
         print(
-            f"{name}: {geometric_mean(of_best):.2f} of its best scheduler's error in the mean, "
-            f"{max(of_best):.2f} at worst; {geometric_mean(of_usual):.2f} of the usual list's"
+            f"{name}: {geometric_mean(best_ones):.2f} of its best scheduler's error in the mean, "
+            f"{max(best_ones):.2f} at worst; {geometric_mean(usual_ones):.2f} of the usual list's"
         )
 
 

@@ -15,7 +15,7 @@ from .problems import JUDGE, PROCESSES
 from .references import CALLS, errors
 
 USUAL = {"flow3": "dpmpp_2m simple", "sd": "dpmpp_2m karras"}
-FEWER = (10, 12, 15, 20)
+FEWER = (8, 10, 12, 15, 20)
 
 
 def main() -> None:

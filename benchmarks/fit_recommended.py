@@ -58,7 +58,7 @@ EXACT_FROM = 20
 TOLERANCE = 1e-3
 """Of the aim: less is no gain."""
 
-ORDER = 8, 6, 5, 4, 3, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 25, 28, 30, 35, 40, 50, 60
+ORDER = 8, 6, 5, 4, 3, 7, 9, 10, 11, 12, 15, 20, 25, 30, 18, 14, 22, 40, 35
 """Of the fits: each begins at the nearest number of calls that is there."""
 
 DIGITS = 6

@@ -26,7 +26,7 @@ from ..samplers.options import Options
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import flow_first, log_snr
 from ..samplers.solvers.multistep import Multistep
-from ..samplers.solvers.recommended import Recommended, recommended_sigmas
+from ..samplers.solvers.recommended import LARGEST, Recommended, recommended_sigmas
 from .problems.fields import Fields, spectrum
 from .problems.problems import Problem
 from .problems.processes import PROCESSES, Process
@@ -102,7 +102,7 @@ class Pair:
 
 
 def _problem(model: Fields) -> Problem:
-    return Problem("", "fields", model.guidance, lambda dtype: model, (), seed=1, images=8)
+    return Problem("", "fields", model.guidance, LARGEST, lambda dtype: model, (), 1)
 
 
 def shifted(process: Process, steps: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""DPM-Solver demo: a tiny diffusion model of handwritten digits for ComfyUI.
+"""DPM-Solver demo: small diffusion models, of emoji and of handwritten digits, for ComfyUI.
 
 This folder is a node package of its own: ``make demo`` links it into ``custom_nodes``. The DPM-Solver
 pack itself does not show these nodes. Importing this module needs neither ComfyUI nor torch.

@@ -1,11 +1,14 @@
-"""The demo's network in ComfyUI's own model classes, as if it came from a checkpoint.
+"""The demo's networks in ComfyUI's own model classes, as if they came from checkpoints.
 
-Everything around the network is the host's: ``BaseModel`` scales the input and turns noise into a
-clean image, ``ModelPatcher`` loads and patches. The host's sampling code therefore runs unchanged.
+Everything around the network is the host's: ``BaseModel`` scales the input and turns the prediction
+into a clean image, ``ModelPatcher`` loads and patches. The host's sampling code therefore runs
+unchanged.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
@@ -15,7 +18,7 @@ import comfy.model_patcher
 import comfy.supported_models_base
 import torch
 
-from . import network
+from . import emoji, network
 
 
 class DigitLatent(comfy.latent_formats.LatentFormat):
@@ -26,6 +29,13 @@ class DigitLatent(comfy.latent_formats.LatentFormat):
 
     latent_channels = 1
     latent_rgb_factors = [[1.0, 1.0, 1.0]]  # previews: ink +1 is white, paper -1 is black
+
+
+class EmojiLatent(comfy.latent_formats.LatentFormat):
+    """The "latent" is the colour image itself, 32x32 for an empty latent of 256x256 pixels."""
+
+    latent_channels = 3
+    latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
 
 
 class DigitConfig(comfy.supported_models_base.BASE):
@@ -40,18 +50,50 @@ class DigitConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 0.05
 
 
-def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """The demo model as the host's loaders return one.
+class EmojiConfig(DigitConfig):
+    latent_format = EmojiLatent
+
+
+class EmojiFlowConfig(EmojiConfig):
+    sampling_settings = {"shift": 3.0}  # Stable Diffusion 3's
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the host needs to build a model: its configuration, kind, network and weights."""
+
+    config: type[comfy.supported_models_base.BASE]
+    kind: comfy.model_base.ModelType
+    network: type[torch.nn.Module]
+    weights: Path
+
+
+MODELS = {
+    "digits": Model(
+        DigitConfig, comfy.model_base.ModelType.EPS, network.DigitNetwork, network.WEIGHTS
+    ),
+    "emoji, flow": Model(
+        EmojiFlowConfig, comfy.model_base.ModelType.FLOW, emoji.FlowPrediction, emoji.WEIGHTS
+    ),
+    "emoji, noise": Model(
+        EmojiConfig, comfy.model_base.ModelType.EPS, emoji.NoisePrediction, emoji.WEIGHTS
+    ),
+}
+
+
+def load_model(
+    name: str = "digits", disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
+    """A model of MODELS as the host's loaders return one.
 
     ``disable_dynamic`` asks for the plain patcher instead of the one that streams weights; the host
     calls this function again with it if it needs a second, independent copy.
     """
-    config = DigitConfig(DigitConfig.unet_config)
+    chosen = MODELS[name]
+    config = chosen.config(chosen.config.unet_config)
     config.set_inference_dtype(torch.float32, None)
-    model = comfy.model_base.BaseModel(
-        config, model_type=comfy.model_base.ModelType.EPS, unet_model=network.DigitNetwork
-    )
-    model.diffusion_model.load_state_dict(network.read_weights())
+    model = comfy.model_base.BaseModel(config, model_type=chosen.kind, unet_model=chosen.network)
+    model.diffusion_model.load_state_dict(network.read_weights(chosen.weights))
     model.requires_grad_(False)
     patcher_class = comfy.model_patcher.ModelPatcher
     if not disable_dynamic:  # hiddenswitch's ComfyUI has no other
@@ -61,5 +103,5 @@ def load_model(disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatche
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
-    patcher.cached_patcher_init = (load_model, ())
+    patcher.cached_patcher_init = (load_model, (name,))
     return patcher

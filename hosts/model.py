@@ -42,7 +42,7 @@ ROUNDED = 1e-5
 """The largest relative difference of a flow's largest sigma from 1: hosts hold it in float32."""
 
 SAME_START = 0.01
-"""The largest relative difference between a model's sigma_max and a calibration's."""
+"""The largest relative difference between a model's sigma_max and the first sigma of a list for it."""
 
 
 class Times(NamedTuple):
@@ -186,10 +186,12 @@ class HostModel(ABC):
             return options, sigmas
         grid = Grid.of(sigmas, self.schedule)
         part = part_of(grid)
-        if part is None or not part.whole or grid.sigmas[-1] > 0.0:
+        first, last = grid.sigmas[0], grid.sigmas[-1]
+        starts = math.isclose(first, self.sigma_max, rel_tol=SAME_START)
+        if part is None or not (part.whole and starts and last == 0.0):
             return options, sigmas
-        own = [*self.above_zero(RECOMMENDED, grid.calls - 1, positions=positions), 0.0]
-        return options, sigmas.new_tensor(own)
+        _, *own = self.above_zero(RECOMMENDED, grid.calls - 1, positions=positions)
+        return options, sigmas.new_tensor([first, *own, 0.0])
 
     def on_whole_times(self, sigmas: Sequence[float]) -> list[float]:
         """The sigmas, each moved to the nearest whole time if the host passes only whole times.

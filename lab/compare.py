@@ -54,7 +54,7 @@ class Candidate:
     listed: Sigmas | None = None
 
     def __post_init__(self) -> None:
-        _escape(self, "label")
+        escape_fields(self, "label")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Cell:
     latent: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _escape(self, "label", "failure", "note")
+        escape_fields(self, "label", "failure", "note")
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,10 @@ class Reference:
     latent: torch.Tensor = field(repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _escape(self, "label")
+        escape_fields(self, "label")
 
 
-def _escape(frozen: object, *fields: str) -> None:
+def escape_fields(frozen: object, *fields: str) -> None:
     """Make the texts in these fields safe: they come from outside, and go into tables and pictures."""
     for name in fields:
         object.__setattr__(frozen, name, escaped(getattr(frozen, name), LONGEST_TEXT))

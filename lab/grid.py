@@ -108,7 +108,7 @@ def grid(
     for line, row in enumerate(rows):
         y = top + line * band
         draw.line((MARGIN, y - 18, width - MARGIN, y - 18), EMPTY, 2)
-        draw.text((MARGIN, y), _fitting(row[0].label, head, width - 2 * MARGIN), INK, head)
+        draw.text((MARGIN, y), fitting(row[0].label, head, width - 2 * MARGIN), INK, head)
         for cell in row:
             x = MARGIN + column_of(cell, budgets) * (CELL + GAP)
             below = y + HEAD + 16
@@ -139,10 +139,10 @@ def _beside(
         "error: RMS distance to it, in the latent",
         remark,
     ]
-    draw.text((x, MARGIN), _fitting(lines[0], head, width_left), INK, head)
+    draw.text((x, MARGIN), fitting(lines[0], head, width_left), INK, head)
     for i, text in enumerate(lines[1:]):
         y = MARGIN + HEAD + 14 + i * LINE
-        draw.text((x, y), _fitting(text, caption, width_left), FAINT, caption)
+        draw.text((x, y), fitting(text, caption, width_left), FAINT, caption)
 
 
 def _shown(count: int) -> str:
@@ -156,14 +156,14 @@ def _captions(
     calls = cell.calls if cell.calls else cell.budget
     time = f", {cell.seconds:.2f} s" if cell.seconds < 9.995 else f", {cell.seconds:.0f} s"
     first = f"{calls} calls" + (time if cell.calls else "")
-    draw.text((x, y), _fitting(first, font, CELL), INK, font)
+    draw.text((x, y), fitting(first, font, CELL), INK, font)
     if cell.failure:
         draw.text((x, y + LINE), "failed", RED, font)
     else:
-        draw.text((x, y + LINE), _fitting(f"error {short(cell.error)}", font, CELL), FAINT, font)
+        draw.text((x, y + LINE), fitting(f"error {short(cell.error)}", font, CELL), FAINT, font)
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width_left: float) -> str:
+def fitting(text: str, font: ImageFont.FreeTypeFont, width_left: float) -> str:
     if font.getlength(text) <= width_left:
         return text
     while text and font.getlength(text + "...") > width_left:
@@ -185,6 +185,6 @@ def _wrapped(
         if lines and font.getlength(longer) <= CELL - 20:
             lines[-1] = longer
         else:
-            lines.append(_fitting(word, font, CELL - 20))
+            lines.append(fitting(word, font, CELL - 20))
     for i, line in enumerate(lines[: max(1, (tall - 16) // LINE)]):
         draw.text((at[0], at[1] + i * LINE), line, FAINT, font)

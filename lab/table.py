@@ -30,14 +30,19 @@ def text(
         + (f", geometric mean of {images} images" if images > 1 else "")
         + ". Smaller is closer; in brackets the calls, if they are not the column's."
     )
-    rows = [["model calls", *map(str, budgets), "s per call"]]
-    rows += [_row(row, budgets) for row in by_row(cells)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
+    lines = rows(cells, budgets)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    aligned = [
         "  ".join([name.ljust(widths[0]), *map(str.rjust, values, widths[1:])]).rstrip()
-        for name, *values in rows
+        for name, *values in lines
     ]
-    return "\n".join([head, "", *lines, *_remarks(cells)])
+    return "\n".join([head, "", *aligned, *_remarks(cells)])
+
+
+def rows(cells: Sequence[Cell], budgets: Sequence[int]) -> list[list[str]]:
+    """The figures as lines of words: a head, then each candidate's errors and seconds per call."""
+    head = ["model calls", *map(str, budgets), "s per call"]
+    return [head, *(_row(row, budgets) for row in by_row(cells))]
 
 
 def _row(cells: Sequence[Cell], budgets: Sequence[int]) -> list[str]:
@@ -75,6 +80,18 @@ def as_csv(cells: Sequence[Cell]) -> str:
         note = cell.failure or cell.note
         writer.writerow([cell.label, wanted, cell.calls, f"{cell.seconds:.4f}", error, note])
     return stream.getvalue()
+
+
+def closest(cells: Sequence[Cell], budgets: Sequence[int]) -> dict[int, Cell]:
+    """For each number of calls the cell in its column that is closest, among those within it."""
+    found: dict[int, Cell] = {}
+    for cell in cells:
+        budget = budgets[column_of(cell, budgets)]
+        if cell.failure or cell.calls > budget:
+            continue
+        if budget not in found or cell.error < found[budget].error:
+            found[budget] = cell
+    return found
 
 
 def by_row(cells: Sequence[Cell]) -> list[list[Cell]]:

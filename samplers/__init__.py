@@ -3,7 +3,9 @@
 from .denoiser import NetworkDenoiser
 from .sample import (
     sample_adaptive,
+    sample_ancestral,
     sample_calibrated,
+    sample_er_sde,
     sample_multistep,
     sample_recommended,
     sample_singlestep,
@@ -23,7 +25,9 @@ __all__ = [
     "RectifiedFlow",
     "VarianceExploding",
     "sample_adaptive",
+    "sample_ancestral",
     "sample_calibrated",
+    "sample_er_sde",
     "sample_multistep",
     "sample_recommended",
     "sample_singlestep",

@@ -1,4 +1,4 @@
-"""The table of all samplers that hosts list. Menus, panels, the README and the tests read it."""
+"""The table of all samplers that hosts list. Menus, panels, docs/solvers.md and the tests read it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from .options import Options
 from .sample import sample
 from .solvers.adaptive import Adaptive
+from .solvers.ancestral import Ancestral
+from .solvers.er_sde import ErSde
 from .solvers.multistep import Multistep
 from .solvers.recommended import Recommended
 from .solvers.singlestep import Singlestep
@@ -72,6 +74,7 @@ def entry(id_: str) -> Entry:
 _IMAGE = "DPM-Solver++ (arXiv 2211.01095), "
 _NOISE = "DPM-Solver (arXiv 2206.00927), "
 _SDE = "its section on SDEs, "
+_ER = "ER-SDE (arXiv 2309.06169), "
 _CFG_PP = ", with CFG++ (arXiv 2406.08070)"
 
 _2M = "The classic, dpmpp_2m elsewhere: second order, steady from 10 steps up."
@@ -100,6 +103,14 @@ _SDE_3M = (
 _SDE_2S = (
     "Stochastic pairs of steps that use no earlier output. What others call DPM++ SDE, which counts "
     "a pair as one step: take twice its steps here."
+)
+_ER_SDE = (
+    "Adds less fresh noise than the SDE samplers, most of it in the first steps, and needs fewer "
+    "steps than they do. The same as er_sde elsewhere."
+)
+_2S_ANCESTRAL = (
+    "Pairs of steps; each pair removes more noise than asked for and adds fresh noise. The same as "
+    "dpmpp_2s_ancestral elsewhere, which counts a pair as one step: take twice its steps here."
 )
 _2M_CFG_PP = (
     "CFG++ guidance, for a low scale: set CFG low, 1 to 2, and nearer to 1 the more "
@@ -269,6 +280,23 @@ CATALOG: tuple[Entry, ...] = (
         _IMAGE + _SDE + _K_2S,
     ),
     Entry(
+        "dpm_solver++_er_sde",
+        "DPM-Solver++ ER-SDE",
+        ErSde(),
+        2,
+        _ER_SDE,
+        _ER + "order 3",
+        short=True,
+    ),
+    Entry(
+        "dpm_solver++_2s_ancestral",
+        "DPM-Solver++ 2S ancestral",
+        Ancestral(),
+        2,
+        _2S_ANCESTRAL,
+        _IMAGE + "singlestep, order 2, in k-diffusion's ancestral form",
+    ),
+    Entry(
         "dpm_solver++_2m_cfg_pp",
         "DPM-Solver++ 2M CFG++",
         Multistep(order=2, cfg_pp=True),
@@ -300,6 +328,22 @@ CATALOG: tuple[Entry, ...] = (
         None,
         "3M CFG++ with fresh noise in each step.",
         _IMAGE + _SDE + _K_3M + _CFG_PP,
+    ),
+    Entry(
+        "dpm_solver++_er_sde_cfg_pp",
+        "DPM-Solver++ ER-SDE CFG++",
+        ErSde(cfg_pp=True),
+        None,
+        "ER-SDE with CFG++ guidance: set CFG low, 1 to 2.",
+        _ER + "order 3" + _CFG_PP,
+    ),
+    Entry(
+        "dpm_solver++_2s_ancestral_cfg_pp",
+        "DPM-Solver++ 2S ancestral CFG++",
+        Ancestral(cfg_pp=True),
+        None,
+        "2S ancestral with CFG++ guidance: set CFG low, 1 to 2.",
+        _IMAGE + "singlestep, order 2, in k-diffusion's ancestral form" + _CFG_PP,
     ),
     Entry(
         "sde_dpm_solver_2m",

@@ -137,6 +137,11 @@ class Grid:
         levels = (Level(sigma, 1.0, process.lambda_(sigma)) for sigma, _, _ in self.levels)
         return replace(self, levels=tuple(levels))
 
+    def level_at(self, lambda_: float) -> Level:
+        """The noise level at a lambda_, which need not be on the list."""
+        sigma = self.schedule.sigma(lambda_)
+        return Level(sigma, self.schedule.alpha(sigma), lambda_)
+
     def transition(
         self, algorithm: Algorithm, start: int, end: int, eta: float = 0.0, power: float = 1.0
     ) -> Transition:
@@ -146,9 +151,10 @@ class Grid:
         return distance(algorithm, self.levels[start], self.levels[end], power)
 
     def limit_step(self, index: int, kept: float = 1.0) -> Step:
-        """The exact first-order step where lambda_ is infinite: from a flow's 1, or to 0.
+        """The exact first-order step of x0, which is defined where lambda_ is infinite, too.
 
-        Both algorithms have this limit; in terms of the denoised output it is an Euler step.
+        Both algorithms have it as their limit from a flow's 1, and to 0. In terms of the denoised
+        output it is an Euler step.
 
         Args:
             kept: the fraction of the state's noise that is kept; fresh noise makes up for the rest.

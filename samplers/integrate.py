@@ -125,6 +125,65 @@ def advance(
     return total
 
 
+class Stepper:
+    """A plan's run, step by step: it is handed each model call's output, and makes the next state.
+
+    Args:
+        x: the state at the plan's first sigma, [batch, ...], at least float32.
+        noise: draws what the plan's steps add; None adds nothing.
+        s_noise: multiplies that noise.
+
+    Attributes:
+        x: the present state.
+    """
+
+    def __init__(
+        self, plan: Plan, x: torch.Tensor, noise: Noise | None = None, s_noise: float = 1.0
+    ) -> None:
+        self.plan, self.noise, self.s_noise = plan, noise, s_noise
+        self.x = x
+        self._base, self._base_sigma = x, plan.steps[0].sigma if plan.steps else 0.0
+        self._before = x  # the base from which the present one was made; a correction needs it
+        self._correcting = any(plan.corrections)
+        self._outputs: list[torch.Tensor] = []  # the newest first
+        self._call = 0
+
+    def make_room(self) -> None:
+        """Let go of outputs that no later step needs: the model call needs their memory."""
+        del self._outputs[self.plan.memory - 1 :]
+
+    def take(self, denoised: torch.Tensor, used: torch.Tensor) -> None:
+        """Make the next state from the model's output for the present one.
+
+        Args:
+            denoised: the model's denoised output.
+            used: the output that the solver runs on: the unconditional one with CFG++.
+        """
+        step, call = self.plan.steps[self._call], self._call
+        self._call += 1
+        self._outputs.insert(0, model_output(step, self.x, used))
+        if correction := self.plan.corrections[call]:
+            self._base = advance(correction, self._before, self._outputs)
+        if not step.outputs:
+            return
+        x = advance(self.plan.combinations[call], self._base, self._outputs)
+        if used is not denoised:
+            x.add_(denoised, alpha=step.guidance).sub_(used, alpha=step.guidance)
+        if step.noise and self.noise is not None:
+            noise = self.noise(self._base_sigma, step.sigma_next)
+            x.add_(noise, alpha=step.noise * self.s_noise)
+        self.x = x
+        if not step.inner:
+            self._before = self._base if self._correcting else x
+            self._base, self._base_sigma = x, step.sigma_next
+
+    def replace(self, x: torch.Tensor) -> None:
+        """Go on from another state than the one that was made."""
+        if self._base is self.x:
+            self._base = x
+        self.x = x
+
+
 def run(
     plan: Plan,
     caller: Caller,
@@ -136,34 +195,21 @@ def run(
     """Run a plan from the state x.
 
     Args:
-        x: [batch, ...], at least float32.
-        noise: draws what the plan's steps add; None adds nothing.
-        s_noise: multiplies that noise.
+        x, noise, s_noise: see `Stepper`.
         index: (number of the call, its step) -> the callback's i.
     """
-    base, base_sigma = x, plan.steps[0].sigma if plan.steps else 0.0
-    before = x  # the base from which the present one was made; a correction needs it
-    correcting = any(plan.corrections)
-    memory, unconditional = plan.memory, caller.unconditional
-    outputs: list[torch.Tensor] = []  # the newest first
-    work = zip(plan.steps, plan.combinations, plan.corrections, levels(x, plan.sigmas), strict=True)
-    for call, (step, combination, correction, (scalar, batch)) in enumerate(work):
-        del outputs[memory - 1 :]  # not held during the call, in which the model needs its memory
-        denoised = caller.denoise(x, batch)
-        caller.report(index(call, step), x, scalar, denoised)
-        used = caller.read(unconditional(), x) if unconditional and step.guidance else denoised
-        outputs.insert(0, model_output(step, x, used))
-        if correction:
-            base = advance(correction, before, outputs)
-        if step.outputs:
-            x = advance(combination, base, outputs)
-            if used is not denoised:
-                x.add_(denoised, alpha=step.guidance).sub_(used, alpha=step.guidance)
-            if step.noise and noise is not None:
-                x.add_(noise(base_sigma, step.sigma_next), alpha=step.noise * s_noise)
-            if not step.inner:
-                before = base if correcting else x
-                base, base_sigma = x, step.sigma_next
+    unconditional, at = caller.unconditional, levels(x, plan.sigmas)
+    stepper = Stepper(plan, x, noise, s_noise)
+    del x  # not held during the run
+    for call, (step, (scalar, batch)) in enumerate(zip(plan.steps, at, strict=True)):
+        stepper.make_room()
+        denoised = caller.denoise(stepper.x, batch)
+        caller.report(index(call, step), stepper.x, scalar, denoised)
+        used = denoised
+        if unconditional and step.guidance:
+            used = caller.read(unconditional(), stepper.x)
+        stepper.take(denoised, used)
         del denoised, used
     fresh = plan.steps and plan.steps[-1].outputs
-    return x if fresh else x.clone()  # the caller, the model or the callback holds that x
+    # Otherwise the caller, the model or the callback holds that state.
+    return stepper.x if fresh else stepper.x.clone()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar, cast
 
-from .checks import between, one_of
+from .checks import at_least, between, one_of
 from .coefficients import Algorithm
 from .grid import Grid
 from .integrate import Threshold
@@ -33,18 +33,25 @@ Self = TypeVar("Self", bound="Options")
 class Options(ABC):
     """Settings that all samplers have; see `sample_multistep` for their meaning.
 
+    Attributes:
+        s_tmin, s_tmax: noise is added only to states whose sigma is between them.
+
     Raises:
         ValueError: a setting is out of its range, or two settings don't go together.
     """
 
     eta: float = 0.0
     s_noise: float = 1.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
     noise_device: str = "cpu"
     thresholding: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         between("eta", self.eta, 0.0, MOST_NOISE)
         between("s_noise", self.s_noise, 0.0, MOST_NOISE)
+        at_least("s_tmin", self.s_tmin, 0.0)
+        at_least("s_tmax", self.s_tmax, 0.0)
         one_of("noise_device", self.noise_device, NOISE_DEVICES)
         if self.thresholding is not None:
             self._set(thresholding=_checked_thresholding(self.thresholding))
@@ -65,6 +72,10 @@ class Options(ABC):
     def stochastic(self) -> bool:
         """Whether noise is added."""
         return self.eta > 0.0
+
+    def eta_to(self, sigma: float) -> float:
+        """The eta of a step to this sigma: 0, that of the ODE, outside of s_tmin and s_tmax."""
+        return self.eta if self.s_tmin <= sigma <= self.s_tmax else 0.0
 
     @property
     def needs_unconditional(self) -> bool:

@@ -14,6 +14,7 @@ On a fixed list of n + 1 sigmas the model is called exactly n times.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -26,6 +27,8 @@ from .options import Options
 from .plan import Plan
 from .schedules.process import NoiseSchedule, VarianceExploding
 from .solvers.adaptive import Adaptive, AdaptiveInfo, AdaptiveRun
+from .solvers.ancestral import Ancestral
+from .solvers.er_sde import ErSde
 from .solvers.fitted import Calibrated, Calibration
 from .solvers.multistep import Multistep
 from .solvers.recommended import Recommended, positions_of
@@ -54,6 +57,8 @@ def sample_multistep(
     power: float = 1.0,
     eta: float = 0.0,
     s_noise: float = 1.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
     noise_device: str = "cpu",
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
@@ -87,6 +92,8 @@ def sample_multistep(
             reverse diffusion SDE. From a flow's sigma = 1 the step is the exact limit: all of the
             noise is fresh for any eta above 0.
         s_noise: multiplies that noise, whose scale `schedule` gives.
+        s_tmin, s_tmax: noise is added only by steps to a sigma between these two; the others are
+            those of the ODE. k-diffusion's Euler has the same names for the range of its noise.
         noise_sampler: `noise_sampler(sigma, sigma_next)` returns noise of unit variance for two scalar
             tensors. By default each image has a Brownian path from extra_args["seed"]; see `noise`.
         noise_device: "cpu" draws the same default noise on every machine; "gpu" draws it on the device
@@ -120,6 +127,8 @@ def sample_multistep(
         power=power,
         eta=eta,
         s_noise=s_noise,
+        s_tmin=s_tmin,
+        s_tmax=s_tmax,
         noise_device=noise_device,
         thresholding=thresholding,
         cfg_pp=unconditional is not None,
@@ -145,8 +154,11 @@ def sample_singlestep(
     solver_type: str = "dpmsolver",
     grouping: str = "fast",
     lower_long_steps: bool = False,
+    r: float | None = None,
     eta: float = 0.0,
     s_noise: float = 1.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
     noise_device: str = "cpu",
     schedule: NoiseSchedule | None = None,
     thresholding: tuple[float, float] | None = None,
@@ -167,11 +179,14 @@ def sample_singlestep(
             lambda_ than the one before, or an inner node is too far away (see `long_steps`). Hosts
             set it; False keeps to the published groups. With rising sigmas, for which nothing is
             published, groups are always split so.
+        r: where the inner node of a group of order 2 lies, as a share of the group in lambda_, as in
+            k-diffusion's DPM++ SDE. None: at the listed sigma. With a number the model is called there
+            in place of the listed sigma.
         eta: multiplies the standard deviation of the SDE's noise, as in ancestral samplers; for
             orders 1 and 2. At 0 and 1 it has the same meaning as in `sample_multistep`. In between a
             single result converges at order 1 only; the distribution of results is not affected.
         algorithm, schedule, thresholding: see `sample_multistep`.
-        s_noise, noise_sampler, noise_device: see `sample_multistep`.
+        s_noise, s_tmin, s_tmax, noise_sampler, noise_device: see `sample_multistep`.
 
     Returns:
         The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
@@ -185,13 +200,130 @@ def sample_singlestep(
         solver_type=solver_type,
         grouping=grouping,
         lower_long_steps=lower_long_steps,
+        r=r,
         eta=eta,
         s_noise=s_noise,
+        s_tmin=s_tmin,
+        s_tmax=s_tmax,
         noise_device=noise_device,
         thresholding=thresholding,
     )
     given = (model, x, sigmas, extra_args, callback, disable)
     return sample(options, *given, schedule=schedule, noise_sampler=noise_sampler)
+
+
+@torch.no_grad()
+def sample_ancestral(
+    model: Denoiser,
+    x: torch.Tensor,
+    sigmas: Sigmas,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+    order: int = 2,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    noise_device: str = "cpu",
+    schedule: NoiseSchedule | None = None,
+    thresholding: tuple[float, float] | None = None,
+    unconditional: Unconditional | None = None,
+) -> torch.Tensor:
+    """DPM++ 2S ancestral, and Euler ancestral at order 1: one call per interval.
+
+    The formulas of k-diffusion and, on flows, of ComfyUI; see `solvers.ancestral`.
+
+    Args:
+        order: 2 takes pairs of intervals, a pair as one step of theirs. The model is called at the
+            first sigma of a pair and then between there and below the last one, for which the listed
+            sigma between them is not used.
+        eta: from 0, the ODE, to 1; it multiplies the standard deviation of the noise, on flows the
+            length of the way down.
+        noise_sampler, s_noise, s_tmin, s_tmax, noise_device: see `sample_multistep`.
+        schedule, thresholding, unconditional: see `sample_multistep`.
+
+    Returns:
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
+
+    Raises:
+        ValueError: sigmas or a setting is out of its range.
+    """
+    options = Ancestral(
+        order=order,
+        eta=eta,
+        s_noise=s_noise,
+        s_tmin=s_tmin,
+        s_tmax=s_tmax,
+        noise_device=noise_device,
+        thresholding=thresholding,
+        cfg_pp=unconditional is not None,
+    )
+    given = (model, x, sigmas, extra_args, callback, disable)
+    return sample(
+        options, *given, schedule=schedule, noise_sampler=noise_sampler, unconditional=unconditional
+    )
+
+
+@torch.no_grad()
+def sample_er_sde(
+    model: Denoiser,
+    x: torch.Tensor,
+    sigmas: Sigmas,
+    extra_args: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    *,
+    noise_sampler: NoiseSampler | None = None,
+    order: int = 3,
+    noise_type: str = "er_sde",
+    integrals: str = "published",
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    noise_device: str = "cpu",
+    schedule: NoiseSchedule | None = None,
+    thresholding: tuple[float, float] | None = None,
+    unconditional: Unconditional | None = None,
+) -> torch.Tensor:
+    """ER-SDE: stochastic multistep solvers that add less noise; one call per interval.
+
+    arXiv 2309.06169, with the formulas of its authors' code and of ComfyUI; see `solvers.er_sde`.
+
+    Args:
+        order: 1, 2 or 3: how many model outputs a step combines.
+        noise_type: "er_sde", the paper's function of the noise, or "reverse_time", that of the SDE
+            which `sample_multistep` solves.
+        integrals: "published", sums of 200 terms, or "exact".
+        eta: how much of that noise is added: 0 solves the ODE, 1 is as published.
+        noise_sampler, s_noise, s_tmin, s_tmax, noise_device: see `sample_multistep`.
+        schedule, thresholding, unconditional: see `sample_multistep`.
+
+    Returns:
+        The state at sigmas[-1], shaped like x; a tensor that nothing else holds.
+
+    Raises:
+        ValueError: sigmas or a setting is out of its range.
+    """
+    options = ErSde(
+        order=order,
+        noise_type=noise_type,
+        integrals=integrals,
+        eta=eta,
+        s_noise=s_noise,
+        s_tmin=s_tmin,
+        s_tmax=s_tmax,
+        noise_device=noise_device,
+        thresholding=thresholding,
+        cfg_pp=unconditional is not None,
+    )
+    given = (model, x, sigmas, extra_args, callback, disable)
+    return sample(
+        options, *given, schedule=schedule, noise_sampler=noise_sampler, unconditional=unconditional
+    )
 
 
 def sample_recommended(
@@ -347,7 +479,7 @@ def sample(
     """Run a sampler with settings given as one value; the `sample_*` functions call this.
 
     Args:
-        options: `Multistep`, `Singlestep`, `Adaptive`, `Recommended` or `Calibrated` settings.
+        options: the settings of a family of solvers, such as `Multistep` or `Recommended`.
         noise_sampler, schedule: see `sample_multistep`.
         unconditional: see `sample_multistep`; needed if `options.needs_unconditional`.
 

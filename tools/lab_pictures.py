@@ -1,7 +1,7 @@
 """The lab's pictures: Solver Compare and Plot Sigmas on the demo model, in a real ComfyUI.
 
 `make lab-pictures` runs both nodes through the host's HTTP API, prints their tables, and saves
-convergence.png, compare_grid.png and sigmas.png in docs/pictures, which the README shows. Solvers
+convergence.png, compare_grid.png and sigmas.png in docs/pictures, which pages in docs show. Solvers
 that it calibrates for 5, 8 and 10 calls are among the candidates.
 """
 
@@ -12,8 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ..demo.run import CFG, DIGITS, PACKS, ROOT, SEED
+from ..demo.run import PACKS, ROOT
 from .server import Graph, HostError, PromptError, start
+
+DIGITS = "0,1,2,3,4,5,6,7,8,9"
+SEED = 7
+CFG = 2.0
 
 CANDIDATES = """dpmpp_2m karras
 uni_pc karras

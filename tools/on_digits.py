@@ -26,6 +26,9 @@ IN_ITS_PLACE: dict[str, tuple[str, set[str], Widgets]] = {
     "CreateVideo": ("SaveImage", {"images"}, {"filename_prefix": "DPM-Solver"}),
 }
 IN_ITS_PLACE["EmptyHunyuanLatentVideo"] = IN_ITS_PLACE["EmptyLatentImage"]
+IN_ITS_PLACE["EmptySD3LatentImage"] = IN_ITS_PLACE["EmptyLatentImage"]
+# The demo model is no flow: where a loader's model gets a shift, it takes the place of both.
+IN_ITS_PLACE["ModelSamplingAuraFlow"] = IN_ITS_PLACE["UNETLoader"]
 GONE = {"CLIPLoader", "VAELoader", "SaveVideo"}
 """Nodes that have no place on the demo model."""
 # Values of nodes that stay, by their index.

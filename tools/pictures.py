@@ -40,6 +40,7 @@ class Template:
     caption: str
     digits: str = "1,2,3,4,5,6,7,8,9"
     before_and_after: bool = False
+    saved_by: str = "SaveImage"
     values: Mapping[str, Mapping[int, Any]] | None = None
 
 
@@ -59,6 +60,10 @@ TEMPLATES = {
     "calibrate": Template("Calibrate on your own model", values={"DPMSolver_Calibrate": {5: 28}}),
     "calibrated": Template("Calibrated, 8 calls"),
     "solver_compare": Template("Which sampler is closest?", values=COMPARED),
+    "which_sampler_flow": Template(
+        "Which sampler for my flow model?", "3", saved_by="DPMSolver_Compare"
+    ),
+    "which_sampler_sdxl": Template("Which sampler for SDXL?", "8", saved_by="DPMSolver_Compare"),
     "plot_sigmas": Template("A schedule and its weights"),
     "two_models": Template("Two models in one run, as Wan 2.2"),
 }
@@ -70,7 +75,7 @@ def thumbnails(server: Server, page: Page) -> None:
     picture = a_digit(server, page)
     for name, template in TEMPLATES.items():
         graph = browser.to_api(page, _on_digits(name, template))
-        ((save, _),) = _of_type(graph, "SaveImage")
+        ((save, _),) = _of_type(graph, template.saved_by)
         made = _images(server, server.run(graph)[save])
         if template.before_and_after:
             made = [picture.convert("RGB"), *made]

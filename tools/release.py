@@ -9,29 +9,22 @@ them to the API format, in which inputs have names; these go to the folder api/ 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from ..demo.run import PACKS, ROOT
+from ..lab.report import pack_version
 from . import browser
 from .server import HostError, start
-
-
-def version() -> str:
-    """The version in pyproject.toml."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    (found,) = re.findall(r'^version = "(.+)"$', text, re.MULTILINE)
-    return str(found)
 
 
 def main() -> int:
     if reason := browser.missing():
         print(f"nothing kept: {reason}", file=sys.stderr)
         return 1
-    folder = ROOT / "tests" / "data" / "workflows" / version()
+    folder = ROOT / "tests" / "data" / "workflows" / pack_version()
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "api").mkdir(parents=True)
     try:

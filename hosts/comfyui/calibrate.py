@@ -27,7 +27,7 @@ from ...samplers.solvers.multistep import Multistep
 from ...samplers.solvers.recommended import Recommended, recommended_sigmas
 from . import calibrations, sampling
 from .calibrations import Pair
-from .guiding import fitting_latent
+from .guiding import cfg_of, fitting_latent
 from .model import ComfyModel
 from .progress import Progress
 
@@ -95,7 +95,7 @@ def run(
     shape = fitting_latent(patcher, latent, latent["samples"][:1]).shape[1:]
     fitted = Fitted(
         model.kind,
-        _guidance(guiders[0]),
+        cfg_of(guiders[0]),
         sampler="" if own is None else asked.sampler,
         shape=tuple(shape),
         shift=model.shift,
@@ -279,13 +279,6 @@ def _stopped(best: list[Calibration], name: str, progress: Progress) -> None:
         outcome = f"the best calibration so far was not measured. {saved}"
     LOG.warning(f"DPM-Solver Calibrate was stopped: {outcome}")
     progress.say(f"Stopped: {outcome}")
-
-
-def _guidance(guider: Any) -> float | None:
-    """The guider's guidance scale, if it is one number."""
-    cfg = getattr(guider, "cfg", None)
-    one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
-    return float(cfg) if one and isinstance(cfg, (int, float)) else None
 
 
 def default_name(fitted: Fitted, calls: Sequence[int]) -> str:

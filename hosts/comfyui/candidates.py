@@ -11,9 +11,11 @@ import comfy.samplers
 import torch
 
 from ...lab import compare
+from ...lab.calibration import files
 from ...lab.compare import Candidate
 from ...samplers.checks import escaped
-from . import sampling
+from ...samplers.log import LOG
+from . import calibrations, sampling
 from .guiding import Bench
 
 
@@ -55,16 +57,27 @@ def name_of(sampler: Any) -> str:
     return str(name).removeprefix("sample_").removesuffix("_function")
 
 
+CALIBRATED = "calibrated"
+
+_Found = tuple[str, Any, str, str | None, torch.Tensor | None]
+"""A label, and what `candidate_of` takes after it."""
+
+
 def candidates(bench: Bench, text: str, entries: Sequence[ListedCandidate]) -> list[Candidate]:
     """The candidates of the text, one per line, then those of the nodes.
+
+    A line that says only CALIBRATED stands for all saved calibrations that fit the model.
 
     Raises:
         ValueError: a line is not "sampler scheduler" with the host's names, or there is no candidate.
     """
-    found: list[tuple[str, Any, str, str | None, torch.Tensor | None]] = []
+    found: list[_Found] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.partition("#")[0].replace(",", " ").split()
         if not words:
+            continue
+        if words == [CALIBRATED]:
+            found += _calibrated(bench)
             continue
         where = f"line {number} of candidates"
         if len(words) != 2:
@@ -87,6 +100,21 @@ def candidates(bench: Bench, text: str, entries: Sequence[ListedCandidate]) -> l
     return [
         candidate_of(bench, label, *rest) for label, (_, *rest) in zip(labels, found, strict=True)
     ]
+
+
+def _calibrated(bench: Bench) -> list[_Found]:
+    """The saved calibrations that fit the bench's model, each with its own sigmas."""
+    found: list[_Found] = []
+    for name in calibrations.names():
+        try:
+            sampler, sigmas, _ = calibrations.load(name, bench.patcher)
+        except ValueError:  # for another model, damaged, or there is none
+            continue
+        label = f"{CALIBRATED} {name.removesuffix(files.EXTENSION)}"
+        found.append((label, sampler, "", None, sigmas))
+    if not found:
+        LOG.info("Solver Compare: no saved calibration fits this model.")
+    return found
 
 
 def candidate_of(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import comfy.samplers
 import numpy as np
 import torch
 
-from ...lab import compare, grid, plots, table
+from ...lab import compare, grid, plots, sheet, table
 from ...lab.compare import Candidate, Cell, Job, Reference
 from ...lab.memory import Fingerprint, Memory
+from ...lab.report import Report
 from ...samplers.log import LOG
+from . import reports
 from .candidates import ListedCandidate, at_least_one_step, candidate_of, candidates, name_of
 from .guiding import Bench
 from .pictures import Pictures, as_image
@@ -129,6 +131,16 @@ def reference_of(
     return candidate, depends_on
 
 
+class Outputs(NamedTuple):
+    """The outputs of the node, and the saved picture as the host's page shows it."""
+
+    plot: torch.Tensor
+    grid: torch.Tensor
+    table: str
+    csv: str
+    shown: list[dict[str, str]]
+
+
 def solver_compare(
     bench: Bench,
     text: str,
@@ -138,9 +150,10 @@ def solver_compare(
     vae: Any = None,
     reference_sampler: Any = None,
     reference_sigmas: torch.Tensor | None = None,
+    filename_prefix: str = "",
     node_id: str | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, str, str]:
-    """Run the Solver Compare node: (plot, grid, table, CSV).
+) -> Outputs:
+    """Run the Solver Compare node.
 
     Raises:
         ValueError: an input is out of its range or doesn't fit the others.
@@ -148,27 +161,49 @@ def solver_compare(
         RuntimeError: the reference failed.
     """
     plots.require()  # before the model calls, not after
+    place = reports.place(filename_prefix)
     budgets = compare.parse_calls(calls)
     chosen = candidates(bench, text, entries)
     compare.check_size(chosen, budgets, bench.shown_bytes)
     reference, depends_on = reference_of(bench, reference_sampler, reference_sigmas)
     key = bench.fingerprint(reference_calls, *depends_on)
     result = compare_all(bench, chosen, budgets, reference, reference_calls, key, node_id)
-    return (
-        as_image(plots.convergence(result.cells, budgets, result.reference)),
-        as_image(_grid(result, Pictures(bench, vae))),
-        table.text(result.cells, budgets, result.reference, result.kept),
+    shown = _Shown(result, Pictures(bench, vae))
+    plot = plots.convergence(result.cells, budgets, result.reference)
+    words = table.text(result.cells, budgets, result.reference, result.kept)
+    images: list[dict[str, str]] = []
+    if place is not None:
+        decoded = None if vae is None else shown.reference
+        setup = reports.setup_of(bench, place.name, decoded)
+        report = Report(setup, result.cells, budgets, result.reference)
+        grid_ = None if vae is None else shown.grid(report.cells)
+        said, images = reports.save(place, report, sheet.sheet(report, plot, grid_))
+        words = f"{words}\n\n{said}"
+    return Outputs(
+        as_image(plot),
+        as_image(shown.grid(result.cells)),
+        words,
         table.as_csv(result.cells),
+        images,
     )
 
 
-def _grid(result: Comparison, pictures: Pictures) -> np.ndarray:
-    mosaics = {
-        i: grid.mosaic(pictures(cell.latent))
-        for i, cell in enumerate(result.cells)
-        if cell.latent is not None
-    }
-    reference = pictures(result.reference.latent)
-    return grid.grid(
-        result.cells, result.budgets, mosaics, result.reference, reference, pictures.remark
-    )
+class _Shown:
+    """The images of a comparison, decoded only once."""
+
+    def __init__(self, result: Comparison, pictures: Pictures) -> None:
+        self._result = result
+        self._mosaics = {
+            i: grid.mosaic(pictures(cell.latent))
+            for i, cell in enumerate(result.cells)
+            if cell.latent is not None
+        }
+        self.reference = pictures(result.reference.latent)
+        self._remark = pictures.remark
+
+    def grid(self, cells: Sequence[Cell]) -> np.ndarray:
+        """The grid of these cells, which are the comparison's, or the same with other texts."""
+        result = self._result
+        return grid.grid(
+            cells, result.budgets, self._mosaics, result.reference, self.reference, self._remark
+        )

@@ -65,6 +65,10 @@ class ComfyModel(HostModel):
         shift = getattr(self.model_sampling, "shift", None)
         return float(shift) if self.flow and isinstance(shift, (int, float)) else None
 
+    def sigma_after(self, share: float) -> float:
+        """The sigma after this share of a run, as the host's start_percent and end_percent mean it."""
+        return float(self.model_sampling.percent_to_sigma(share))
+
     def whole(self, sigmas: Sequence[float]) -> list[float] | None:
         times = self.model_sampling.timestep(torch.tensor(sigmas))
         return None if times.is_floating_point() else self.model_sampling.sigma(times).tolist()

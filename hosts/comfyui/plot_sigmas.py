@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...lab import compare, plots
-from ...samplers import VarianceExploding
+from ...samplers import NoiseSchedule, VarianceExploding
 from ...samplers.checks import escaped
 from ...samplers.grid import Grid, read_sigmas
 from . import sampling
@@ -27,11 +27,12 @@ def plot_sigmas(
     """
     plots.require()
     at_least_one_step("sigmas", sigmas)
-    schedule = VarianceExploding() if model is None else _schedule_of(model)
+    host_model = None if model is None else ComfyModel.of(model)
+    schedule = VarianceExploding() if host_model is None else host_model.schedule
     levels = read_sigmas(sigmas, schedule)
     plan, remark = None, ""
     if sampler is not None:
-        plan, remark = _plan(sampler, sigmas, schedule)
+        plan, remark = _plan(sampler, sigmas, schedule, host_model)
     lines = [f"{'step':>4s} {'sigma':>12s} {'half log-SNR':>13s}"]
     lines += [
         f"{i:4d} {sigma:12.6g} {schedule.lambda_(sigma):13.6g}" for i, sigma in enumerate(levels)
@@ -41,17 +42,19 @@ def plot_sigmas(
     return image, "\n\n".join(filter(None, parts))
 
 
-def _schedule_of(model: Any) -> Any:
-    return ComfyModel.of(model).schedule
-
-
-def _plan(sampler: Any, sigmas: torch.Tensor, schedule: Any) -> tuple[Any, str]:
+def _plan(
+    sampler: Any, sigmas: torch.Tensor, schedule: NoiseSchedule, model: ComfyModel | None
+) -> tuple[Any, str]:
     """The plan of a SAMPLER of ours, or a sentence why there is none."""
     options = sampling.options_of(sampler)
     if options is None:
         name = escaped(name_of(sampler), compare.LABEL_LENGTH)
         return None, f"{name} is no sampler of this pack: its weights are its own."
-    plan = options.on(schedule).plan(Grid.of(sigmas, schedule))
+    if model is None:
+        options = options.on(schedule)
+    else:
+        options = sampling.adapted(options, sampler.sampler_function.noisy, model)
+    plan = options.plan(Grid.of(sigmas, schedule))
     if plan is None:
         return (
             None,

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.k_diffusion.sampling
 import comfy.model_patcher
@@ -39,12 +39,23 @@ FREE_SETTINGS = (
 """Settings that other packs may change in a run, if the sampler has them; see `_signature`."""
 
 
-def sampler(options: Options) -> comfy.samplers.KSAMPLER:
-    """A SAMPLER for the host's custom sampling nodes. It reads its noise schedule from the model."""
-    return comfy.samplers.KSAMPLER(with_host_model(options))
+class Part(NamedTuple):
+    """A part of a run, from one share of the model's time to another, as in ControlNet's percents."""
+
+    start: float = 0.0
+    end: float = 1.0
 
 
-def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
+def sampler(options: Options, noisy: Part = Part()) -> comfy.samplers.KSAMPLER:  # noqa: B008
+    """A SAMPLER for the host's custom sampling nodes. It reads its noise schedule from the model.
+
+    Args:
+        noisy: the part of a run in which a stochastic solver adds noise.
+    """
+    return comfy.samplers.KSAMPLER(with_host_model(options, noisy))
+
+
+def with_host_model(options: Options, noisy: Part = Part()) -> Callable[..., torch.Tensor]:  # noqa: B008
     """A sampler function as the host calls it.
 
     It reads from the model what depends on it: the noise schedule, the settings that follow from it,
@@ -67,7 +78,7 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
         unconditional = None
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
-        chosen = replace(options, **settings).on(schedule)
+        chosen = adapted(replace(options, **settings), noisy, host_model)
         hint(chosen, host_model, sigmas, getattr(model.inner_model, "cfg", None))
         chosen, sigmas = host_model.sized(chosen, x, sigmas)
         return run(
@@ -83,9 +94,17 @@ def with_host_model(options: Options) -> Callable[..., torch.Tensor]:
             unconditional=unconditional,
         )
 
-    sample.options = options  # type: ignore[attr-defined]  # see options_of
+    sample.options, sample.noisy = options, noisy  # type: ignore[attr-defined]  # see options_of
     sample.__signature__ = _signature(sample, options)  # type: ignore[attr-defined]
     return sample
+
+
+def adapted(options: Options, noisy: Part, model: ComfyModel) -> Options:
+    """The settings as a model needs them."""
+    if noisy != Part():
+        s_tmin, s_tmax = model.sigma_after(noisy.end), model.sigma_after(noisy.start)
+        options = replace(options, s_tmin=s_tmin, s_tmax=s_tmax)
+    return options.on(model.schedule)
 
 
 def _signature(function: Callable[..., Any], options: Options) -> inspect.Signature:

@@ -5,18 +5,18 @@ DPM-Solver Calibrate in ComfyUI makes the files. Each is a sampler with its own 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from modules import paths, sd_samplers_kdiffusion
 
-from ...lab.calibration import files
+from ...lab.calibration import files, texts
 from ...samplers.integrate import Callback
 from ...samplers.log import LOG
 from ...samplers.sample import sample
-from ...samplers.solvers.fitted import Calibrated, Calibration
+from ...samplers.solvers.fitted import Calibrated
 from .model import WebuiModel
 
 FOLDER, PATTERN = "dpm_solver", "**/*.safetensors"
@@ -32,7 +32,7 @@ def calibrations() -> dict[str, Path]:
     labels: dict[Path, str] = {}
     for path in sorted((Path(paths.models_path) / FOLDER).glob(PATTERN)):
         try:
-            usable = _with_weights(files.load(path))
+            usable = texts.solvers(files.load(path))
             if usable:
                 labels[path] = label_of(path, usable[0].fitted.stopped)
         except ValueError as error:
@@ -48,11 +48,6 @@ def calibrations() -> dict[str, Path]:
         taken.add(label.casefold())
         found[f"DPM-Solver(calibrated-{label})"] = path
     return dict(sorted(found.items()))
-
-
-def _with_weights(parts: Sequence[Calibration]) -> list[Calibration]:
-    """The calibrations that are solvers; others are sigmas for ComfyUI's samplers."""
-    return [one for one in parts if one.steps]
 
 
 def label_of(path: Path, stopped: bool) -> str:
@@ -78,7 +73,7 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
     """
 
     def __init__(self, name: str, path: Path, sd_model: Any) -> None:
-        self.name, self.calibrations = name, _with_weights(files.load(path))
+        self.name, self.calibrations = name, texts.solvers(files.load(path))
         super().__init__(self._sample, sd_model)
 
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:

@@ -108,7 +108,8 @@ def _constructor(entry: Entry) -> Callable[[Any], Any]:
     def construct(sd_model: Any) -> Any:
         sampler = sd_samplers_kdiffusion.KDiffusionSampler(function, sd_model)
         if entry.stochastic:
-            sampler.extra_params = ["s_noise"]  # the host knows these only for its own functions
+            # The host knows these only for its own functions.
+            sampler.extra_params = ["s_noise", "s_tmin", "s_tmax"]
         return sampler
 
     return construct

@@ -6,6 +6,7 @@ written out, and the panel's eta and noise reach only the samplers that use them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -47,12 +48,14 @@ def function_of(entry: Entry) -> Sampler:
         disable: bool | None = None,
         eta: float = 1.0,
         s_noise: float = 1.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = math.inf,
         noise_sampler: NoiseSampler | None = None,
     ) -> torch.Tensor:
         # The host does not write a 1, and pasting such a text would keep the value of the user.
         write(model, {"Eta": eta, "Sigma noise": s_noise})
         arguments = (model, x, sigmas, extra_args, callback, disable, noise_sampler)
-        return run(entry, *arguments, eta=eta, s_noise=s_noise)
+        return run(entry, *arguments, eta=eta, s_noise=s_noise, s_tmin=s_tmin, s_tmax=s_tmax)
 
     return sample_sde if entry.stochastic else sample_ode
 

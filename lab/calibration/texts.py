@@ -61,6 +61,11 @@ def of_file(parts: Sequence[Calibration]) -> str:
     return "\n\n".join(map(described, parts))
 
 
+def solvers(parts: Sequence[Calibration]) -> list[Calibration]:
+    """Those that bring their weights; others are sigmas for ComfyUI's samplers."""
+    return [one for one in parts if one.steps]
+
+
 def choose(parts: Sequence[Calibration], calls: int = 0, guidance: float = 0.0) -> Calibration:
     """The calibration of a file for so many calls, made at the nearest guidance.
 

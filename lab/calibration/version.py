@@ -14,7 +14,9 @@ PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 def version() -> str:
     """From the clone's pyproject.toml, or else the installed package; "" if neither is there."""
     try:
-        found = re.search(r'^version = "([^"]+)"', PYPROJECT.read_text("utf-8"), re.MULTILINE)
+        found = re.search(
+            r'^version = "([^"]+)"', PYPROJECT.read_text(encoding="utf-8"), re.MULTILINE
+        )
     except OSError:
         found = None
     if found:

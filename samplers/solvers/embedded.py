@@ -45,7 +45,7 @@ class EmbeddedPair:
 
     def _group(self, sigmas: tuple[float, ...]) -> tuple[Step, ...]:
         grid = Grid.of(sigmas, self.schedule)
-        return group(grid, self.algorithm, self.solver_type, 0, len(sigmas) - 1)
+        return group(self.algorithm, self.solver_type, grid.levels)
 
     def error(
         self,

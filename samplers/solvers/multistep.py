@@ -14,6 +14,7 @@ in place of an extrapolation. That is one order more at no call.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -140,27 +141,25 @@ def plan_multistep(grid: Grid, settings: Multistep) -> Plan:
     grouped_start = 2 + (settings.corrector is not None) if exact_start else 0
     careful = settings.lower_order_final != "off"
     limited = careful and (settings.lower_long_steps or exact_start)
-    kept = 0.0 if settings.eta else 1.0
     given = grid.levels
     if settings.variable == "log_sigma":
         grid = grid.in_log_sigma()
     lengths = [abs(end.lambda_ - begin.lambda_) for begin, end in pairwise(grid.levels)]
     start, intervals = _first(grid, algorithm), grid.intervals
 
-    def eta_of(_: float) -> float:
-        return settings.eta
-
     steps: list[Step] = []
-    for i in range(len(grid.levels) - 1):
+    for i, end in enumerate(grid.levels[1:]):
+        eta = settings.eta_to(end.sigma)
         if i < start or i >= intervals:
-            steps.append(grid.limit_step(i, kept))
+            steps.append(grid.limit_step(i, 0.0 if eta else 1.0))
             continue
         highest = _highest_order(settings, intervals, i)
         so_far = i - start + 1  # intervals, this one included
         if 2 <= so_far <= min(grouped_start, highest) and not (
             limited and not is_group(algorithm, grid.levels[start : i + 2])
         ):
-            steps[start:] = group(grid, algorithm, settings.solver_type, start, i + 1, eta_of)
+            levels = grid.levels[start : i + 2]
+            steps[start:] = group(algorithm, settings.solver_type, levels, _constant(eta))
             continue
         # Outputs from where lambda_ is infinite are worth nothing: the polynomial can't reach there.
         order, share = min(highest, so_far), 1.0
@@ -168,14 +167,19 @@ def plan_multistep(grid: Grid, settings: Multistep) -> Plan:
             known, ahead = lengths[i - 1 : i + 1]
             if settings.is_2m:
                 share = reach_2m(known, ahead, given[i], given[i + 1])
-            elif not settings.eta or ahead > LONG_WITH_NOISE * known:
+            elif not eta or ahead > LONG_WITH_NOISE * known:
                 share = reach(FAR[algorithm], known, ahead)
             if share < LINEAR:
                 order = 2
-        steps.append(_step(grid, settings, RULES[settings.solver_type][order - 1], i, share))
+        rule = RULES[settings.solver_type][order - 1]
+        steps.append(_step(grid, settings, rule, i, eta, share))
     if settings.corrector:
         steps = _corrected(grid, algorithm, steps, settings.power, careful)
     return grid.plan(steps)
+
+
+def _constant(eta: float) -> Callable[[float], float]:
+    return lambda h: eta
 
 
 def _highest_order(settings: Multistep, intervals: int, i: int) -> int:
@@ -228,10 +232,10 @@ def _corrected(
     return corrected
 
 
-def _step(grid: Grid, settings: Multistep, rule: Rule, i: int, share: float) -> Step:
+def _step(grid: Grid, settings: Multistep, rule: Rule, i: int, eta: float, share: float) -> Step:
     algorithm, power = cast(Algorithm, settings.algorithm), settings.power
     levels = grid.levels
-    transition = grid.transition(algorithm, i, i + 1, settings.eta, power)
+    transition = grid.transition(algorithm, i, i + 1, eta, power)
     nodes = [grid.distance(algorithm, i, i - age, power) for age in range(1, len(rule))]
     return Step(
         sigma=levels[i].sigma,

@@ -52,9 +52,8 @@ SMALLEST, LARGEST = 8 * 8, 64 * 64
 """Positions of an image (height x width, and x frames) up to which it is small, and from which it is
 large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64 latents."""
 
-SAME_END = 1.001
-"""A list that ends at the model's lowest sigma, but for this factor, is not extrapolated to zero: the
-model's output there is the image."""
+NEAR_TOP = 2.5
+"""In log s. Chosen for EDM's models, whose first sigma of 80 lies below a flow's second."""
 
 
 @dataclass(frozen=True)
@@ -172,16 +171,22 @@ def recommended_sigmas(
 
 
 def _within(levels: list[float], top: float, low: float) -> list[float]:
-    """The levels, compressed to lie between the two ends if they would pass one."""
+    """The levels, compressed to lie between the two ends if they would pass one.
+
+    At the low end all are compressed; at the top only those within NEAR_TOP of it, since the others
+    lie where the image is decided.
+    """
     if not levels:
         return levels
     if levels[-1] < low < levels[0]:
         scale = (levels[0] - low) / (levels[0] - levels[-1])
         levels = [levels[0] + scale * (level - levels[0]) for level in levels]
     if levels[0] >= top:
-        step = (top - levels[-1]) / len(levels)
-        scale = (top - step - levels[-1]) / (levels[0] - levels[-1]) if len(levels) > 1 else 0.0
-        levels = [levels[-1] + scale * (level - levels[-1]) for level in levels]
+        pivot = max(top - NEAR_TOP, levels[-1])
+        count = sum(level > pivot for level in levels)
+        highest = top - (top - pivot) / (count + 1)  # the first step is as long as those after it
+        scale = (highest - pivot) / (levels[0] - pivot or 1.0)
+        levels = [pivot + scale * (level - pivot) if level > pivot else level for level in levels]
     return levels
 
 
@@ -203,8 +208,7 @@ def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
         c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
         if end.sigma == 0.0 and c:
             share = to_zero(levels[i - 1] - levels[i]) / to_zero(math.log(row.s[-2] / row.s[-1]))
-            at_end = start.sigma <= SAME_END * (grid.schedule.sigma_min or 0.0)
-            c = () if at_end else tuple(weight * share for weight in c)
+            c = tuple(weight * share for weight in c)
         state = end.sigma / start.sigma
         total = end.alpha - start.alpha * state
         outputs = (total * (1.0 + sum(c)), *(-total * weight for weight in c))

@@ -201,6 +201,9 @@ class Case:
     def __init__(self, entry: Any, kind: str) -> None:
         self.entry, self.kind, self.model = entry, kind, patcher(kind)
         self.adaptive = entry.adaptive
+        self.sized = type(entry.options).__name__ == "Recommended"
+        """Its weights depend on the number of positions, which differs between the shapes."""
+
         names = FEW if self.adaptive or kind == "flow" else LATENTS
         self.latents = {name: LATENTS[name] for name in names}
         self.results: dict[str, Result] = {}
@@ -249,6 +252,8 @@ def check_shapes(case: Case) -> None:
             case.check(set(result.reports) == set(shapes), name, result.reports)
         image = case.run(flat(latent), flat(noise))
         case.check(image.calls == result.calls, name, image.calls, result.calls)
+        if case.sized:
+            continue
         case.close(flat(result.samples), image.samples, name, "as one image")
         # The adaptive solver steps as the whole latent asks for, and noise is drawn for it all.
         if len(shapes) > 1 and not (case.adaptive or case.stochastic):

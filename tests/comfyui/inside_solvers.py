@@ -13,7 +13,7 @@ import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import inside  # type: ignore[import-not-found]
 
@@ -26,7 +26,8 @@ import torch  # noqa: E402
 from comfy.model_base import ModelType  # noqa: E402
 
 HOST, CATALOG = inside.load_pack(PACK, "/custom_nodes/dpm-solver-nodes")
-Multistep = CATALOG.Multistep
+Multistep, Singlestep = CATALOG.Multistep, CATALOG.Singlestep
+Ancestral, ErSde = CATALOG.Ancestral, CATALOG.ErSde
 KINDS = {
     "eps": inside.sampling(ModelType.EPS),
     "flow": inside.sampling(ModelType.FLOW, shift=3.0),
@@ -142,12 +143,66 @@ def shared(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
     return torch.randn(SHAPE, generator=generator, dtype=torch.float64)
 
 
+class Twin(NamedTuple):
+    """A sampler of ours that is one of the host's.
+
+    Attributes:
+        theirs: the host's name of it, and settings for it.
+        ours: our settings.
+        pairs: the host counts a pair of our steps as one.
+    """
+
+    theirs: tuple[str, dict[str, Any]]
+    ours: Any
+    pairs: bool = False
+
+
+def of_rate(power: float) -> Any:
+    """The host's "Reverse-time SDE" for er_sde."""
+    return lambda s: s ** (1.0 + power)
+
+
+def multistep(**settings: Any) -> Any:
+    return Multistep(lower_order_final="off", **settings)
+
+
+SDE: dict[str, Any] = {"eta": 1.0}
 TWINS = {
-    "dpmpp_2m_sde": Multistep(order=2),
-    "dpmpp_2m_sde_heun": Multistep(order=2, solver_type="taylor"),
-    "dpmpp_3m_sde": Multistep(order=3, solver_type="taylor"),
-    "euler_ancestral_cfg_pp": Multistep(order=1, cfg_pp=True),
+    "2m sde": Twin(("dpmpp_2m_sde", SDE), multistep(order=2, **SDE)),
+    "2m sde heun": Twin(
+        ("dpmpp_2m_sde_heun", SDE), multistep(order=2, solver_type="taylor", **SDE)
+    ),
+    "3m sde": Twin(("dpmpp_3m_sde", SDE), multistep(order=3, solver_type="taylor", **SDE)),
+    "euler a cfg++": Twin(("euler_ancestral_cfg_pp", SDE), multistep(order=1, cfg_pp=True, **SDE)),
+    **{
+        f"er sde {order}": Twin(("er_sde", {"max_stage": order}), ErSde(order=order))
+        for order in (1, 2, 3)
+    },
+    "er sde, reverse time": Twin(
+        ("er_sde", {"noise_scaler": of_rate(0.7)}), ErSde(noise_type="reverse_time", eta=0.7)
+    ),
+    "er sde, ode": Twin(("er_sde", {"noise_scaler": of_rate(0.0), "max_stage": 3}), ErSde(eta=0.0)),
+    **{
+        f"sde, r {r}, eta {eta}": Twin(
+            ("dpmpp_sde", {"r": r, "eta": eta}), Singlestep(order=2, r=r, eta=eta), pairs=True
+        )
+        for r, eta in ((0.5, 1.0), (0.3, 0.7))
+    },
+    **{
+        f"2s a, eta {eta}": Twin(
+            ("dpmpp_2s_ancestral", {"eta": eta}), Ancestral(eta=eta), pairs=True
+        )
+        for eta in (0.0, 0.6, 1.0)
+    },
+    "euler a": Twin(("euler_ancestral", {"eta": 0.6}), Ancestral(order=1, eta=0.6)),
 }
+
+
+def with_middles(sigmas: torch.Tensor) -> torch.Tensor:
+    """The sigmas, with one more between each two that are above 0."""
+    above = sigmas[sigmas > 0.0]
+    middles = torch.stack((above[:-1], (above[:-1] + above[1:]) / 2.0), 1).flatten()
+    return torch.cat((middles, sigmas[len(above) - 1 :]))
 
 
 def twins() -> dict[str, float]:
@@ -162,17 +217,20 @@ def twins() -> dict[str, float]:
             model_sampling = inside.sampling(ModelType.FLOW, shift=3.0, noise_scale=scale)
         # Below a flow's 1, where the host's samplers start a little later.
         sigmas = inside.listed(HOST, model_sampling, "logSNR", 13).double()[kind == "flow" :]
-        for name, options in TWINS.items():
+        for name, ((theirs, settings), options, pairs) in TWINS.items():
             for s_noise in (1.0, 0.9):
-                noise: dict[str, Any] = {"eta": 1.0, "s_noise": s_noise}
-                ours = HOST.sampler(replace(options, lower_order_final="off", **noise))
+                ours = HOST.sampler(replace(options, s_noise=s_noise))
                 ours.extra_options["noise_sampler"] = shared
-                theirs = comfy.samplers.ksampler(name, {**noise, "noise_sampler": shared})
-                results = (
-                    run(model_sampling, sampler, sigmas, start, cfg=1.5)
-                    for sampler in (ours, theirs)
+                noise = {"s_noise": s_noise, "noise_sampler": shared}
+                lists = with_middles(sigmas) if pairs else sigmas, sigmas
+                one, other = (
+                    run(model_sampling, sampler, its_list, start, cfg=1.5)
+                    for sampler, its_list in zip(
+                        (ours, comfy.samplers.ksampler(theirs, settings | noise)),
+                        lists,
+                        strict=True,
+                    )
                 )
-                one, other = results
                 found[f"{kind} / {scale} / {name} / {s_noise}"] = rms(one - other) / rms(other)
     return found
 

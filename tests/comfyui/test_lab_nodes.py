@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_solver_nodes.lab import compare
+from dpm_solver_nodes.lab import compare, report
+from dpm_solver_nodes.lab.calibration import files
 from dpm_solver_nodes.samplers import checks
+from dpm_solver_nodes.samplers.plan import Weights
+from dpm_solver_nodes.samplers.solvers.fitted import Calibration
 from dpm_solver_nodes.tests.support.digits import (
     Graph,
     Node,
@@ -29,6 +33,9 @@ from dpm_solver_nodes.tests.support.probing import counts, reset_counts
 from dpm_solver_nodes.tools import browser
 from dpm_solver_nodes.tools.on_digits import on_digits
 from dpm_solver_nodes.tools.server import PromptError, Server, events
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 ENDS = {"model": ["model", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
@@ -232,6 +239,99 @@ def test_a_broken_model_is_one_sentence(host: Server) -> None:
     assert "\n" not in caught.value.message
 
 
+# --- what it saves to be shared ------------------------------------------------------------------
+
+
+def test_it_saves_a_picture_with_its_settings_and_a_table(host: Server) -> None:
+    """Twice, under two numbers; with no folder of this machine in either file, and no prompt."""
+    inputs: dict[str, Any] = {
+        "filename_prefix": "which/a $model$",
+        "model": ["flow", 0],
+        "noise_seed": 5,
+    }
+    graph = compare_graph("euler simple\nheun simple", more_candidates=["broken", 0], **inputs)
+    graph |= {
+        "flow": node("ModelSamplingSD3", model=["model", 0], shift=3.5),
+        "sampler": sde(),
+        "list": listed("1, 0.5, 0.7, 0"),
+        "broken": candidate("sampler", "a | b", sigmas=["list", 0]),
+    }
+    outputs = host.run(graph)
+    (shown,) = outputs["compare"]["images"]
+    assert shown == {"filename": "a $model$_00001_.png", "subfolder": "which", "type": "output"}
+    picture = host.work / "output" / "which" / shown["filename"]
+    found = report.read(picture)
+    setup = found["setup"]
+    expected: dict[str, Any] = {
+        "name": "a $model$",
+        "prediction": "flow",
+        "shift": 3.5,
+        "cfg": 2.0,
+        "seed": 5,
+    }
+    expected |= {"image": "", "latent": "2x1x16x16", "pack": report.pack_version(), "patched": 0}
+    assert {key: setup[key] for key in expected} == expected
+    assert setup["sigma_max"] == 1.0 and 0.0 < setup["sigma_min"] < 0.01
+    assert found["calls"] == [4, 8] and found["reference"]["calls"] == 40
+    errors = [run["error"] for run in found["runs"]]
+    lines = [line for lines in runs(outputs).values() for line in lines]
+    assert errors == [float(line["error"]) if line["error"] else None for line in lines]
+    assert errors[-1] is None and min(errors[:-1]) > 0.0
+    content = picture.read_bytes() + picture.with_suffix(".csv").read_bytes()
+    assert str(host.work).encode() not in content and b"3,8" not in content
+    table = outputs["table"]["text"][0]
+    assert "Saved as which/a $model$_00001_.png and .csv" in table
+    assert report.markdown_row(found) in table and "a \\| b failed" in table
+    again = dict(graph, positive=node("DPMSolverDemo_Digit", digit="1"))
+    (second,) = host.run(again)["compare"]["images"]
+    assert second["filename"] == "a $model$_00002_.png"
+
+
+def test_the_saved_picture_has_the_images_of_a_vae(host: Server, sd15: str) -> None:
+    """And the settings then say how large they are."""
+    graph = compare_graph("euler karras", calls="2", reference_calls=10, filename_prefix="with")
+    graph["loader"] = node("CheckpointLoaderSimple", ckpt_name=sd15)
+    for name in ("positive", "negative"):
+        graph[name] = node("CLIPTextEncode", clip=["loader", 1], text="a")
+    graph["latent"] = node("EmptyLatentImage", width=64, height=128, batch_size=1)
+    graph["compare"]["inputs"] |= {"model": ["loader", 0]}
+    (plain,) = host.run(graph)["compare"]["images"]
+    graph["compare"]["inputs"] |= {"vae": ["loader", 2]}
+    (decoded,) = host.run(graph)["compare"]["images"]
+    alone, both = (Image.open(io.BytesIO(host.image(one))) for one in (plain, decoded))
+    assert alone.width == 1200 < both.width
+    setup = report.read(host.work / "output" / decoded["filename"])["setup"]
+    assert (setup["image"], setup["prediction"]) == ("64x128", "noise")
+    assert setup["shift"] is None and setup["model"] == "BaseModel"
+
+
+def test_nothing_is_saved_without_a_name(host: Server) -> None:
+    """As in older workflow files, which don't have the input."""
+    outputs = host.run(compare_graph(calls="2", reference_calls=10))
+    assert "compare" not in outputs
+    assert "Saved" not in outputs["table"]["text"][0]
+
+
+def test_calibrated_stands_for_the_files_that_fit(host: Server) -> None:
+    folder = host.work / "models" / "dpm_solver"
+    steps = (Weights(0.5, (0.5,)), Weights(0.0, (1.0, 0.0)))
+    sigma_max = 14.614643
+    fits = Calibration("diffusion", (sigma_max, 1.0, 0.0), steps)
+    flow = Calibration("flow", (1.0, 0.5, 0.0), steps)
+    paths = [folder / "fits.safetensors", folder / "flow.safetensors"]
+    try:
+        for path, content in zip(paths, (fits, flow), strict=True):
+            files.save([content], path)
+        graph = compare_graph("euler karras\ncalibrated # those of this model", reference_calls=10)
+        found = runs(host.run(graph))
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    assert [name for name in found if "fits" in name or "flow" in name] == ["calibrated fits"]
+    (line,) = found["calibrated fits"]
+    assert line["calls"] == "2" and float(line["error"]) > 0.0
+
+
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"candidates": "eu\ud800ler karras"}, r'candidates is "eu\\ud800ler"'),
     ({"candidates": "euler kar\udcffras"}, r'candidates is "kar\\udcffras"'),
@@ -251,6 +351,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": None, "positive": None, "negative": None}, "nothing to sample with: connect"),
     ({"guider": ["guider", 0]}, "both a guider and model and positive and negative"),
     ({"reference_sigmas": ["none", 0]}, "reference_sigmas holds 0 sigmas"),
+    *(
+        ({"filename_prefix": prefix}, "filename_prefix is .* nothing can be saved there")
+        for prefix in ("../up", "/tmp/up", "a/..", "C:\\up", "a|b", "a\nb", "\ud800")
+    ),
+    ({"candidates": "calibrated mine"}, 'sampler in line 1 of candidates is "calibrated"'),
 ]
 
 
@@ -314,15 +419,35 @@ def test_plot_sigmas_of_nothing(host: Server) -> None:
 # --- the workflows -------------------------------------------------------------------------------
 
 
-def test_the_workflow_runs_on_the_demo_model(host: Server) -> None:
-    """As it is but for the model; on a checkpoint test_workflows.py runs it."""
+@pytest.fixture(scope="module")
+def page(host: Server) -> Iterator[Page]:
     if reason := browser.missing():
         pytest.skip(reason)
-    workflow = json.loads((WORKFLOWS / "solver_compare.json").read_text(encoding="utf-8"))
     with browser.opened(host) as page:
-        graph = browser.to_api(page, on_digits(workflow, "3, 3"))
+        yield page
+
+
+@pytest.mark.parametrize(
+    ("name", "calls", "announced", "pictures"),
+    [
+        ("solver_compare", "5, 8, 10, 15, 20, 25", 698, 2),
+        ("which_sampler_flow", "8, 12, 25", 325, 1),
+        ("which_sampler_sdxl", "12, 20, 25", 385, 1),
+    ],
+)
+def test_the_workflows_run_on_the_demo_model(
+    host: Server, page: Page, name: str, calls: str, announced: int, pictures: int
+) -> None:
+    """As they are but for the model; and their notes say what they cost."""
+    workflow = json.loads((WORKFLOWS / f"{name}.json").read_text(encoding="utf-8"))
+    graph = browser.to_api(page, on_digits(workflow, "3, 3"))
     (compare,) = (one["inputs"] for one in graph.values() if "reference_calls" in one["inputs"])
-    assert compare["calls"] == "5, 8, 10, 15, 20, 25"
+    assert compare["calls"] == calls
+    own = len([node for node in workflow["nodes"] if node["type"] == "DPMSolver_Candidate"])
+    chosen = [line for line in compare["candidates"].splitlines() if line != "calibrated"]
+    each = sum(map(int, calls.split(",")))
+    assert (len(chosen) + own) * each + compare["reference_calls"] == announced
+    assert f"{announced} model calls**" in json.dumps(workflow)
     compare["calls"] = "3, 5"
     outputs = host.run(graph)
-    assert len([image for out in outputs.values() for image in out.get("images", ())]) == 2
+    assert len([image for out in outputs.values() for image in out.get("images", ())]) == pictures

@@ -39,8 +39,8 @@ def override(sampler: Node, **values: Any) -> Graph:
 
 def node_of(name: str, **settings: Any) -> Node:
     """The SDE node with the settings of a stochastic entry, and these."""
-    own = vars(entry(name).options)
-    method = type(entry(name).options).__name__.lower()
+    own, family = vars(entry(name).options), type(entry(name).options).__name__
+    method = {"ErSde": "er_sde", "Ancestral": "2s_ancestral"}.get(family, family.lower())
     return sde(
         **{**{key: own[key] for key in SDE_NODE if key in own}, "method": method, **settings}
     )

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dpm_solver_nodes.demo.run import page as demo_page
 from dpm_solver_nodes.lab.calibration.cost import FIRST_TRIALS
 from dpm_solver_nodes.lab.calibration.teacher import HALF, POINTS
 from dpm_solver_nodes.tests.support import sd15 as sd15_file
@@ -32,11 +33,19 @@ DEMO_FILES = sorted((ROOT / "demo" / "workflows").glob("*.json"))
 RELEASED = sorted((ROOT / "tests" / "data" / "workflows").glob("*/*.json"))
 # `make test` runs these, WORKFLOWS=all (as in `make test-all`) every one.
 QUICK = ("dpmpp_2m_custom_sampling", "flow_flux")
-ON_DIGITS = ("two_models",)
+ON_DIGITS = ("two_models", "which_sampler_flow")
 """Run on the demo model, as there is no small stand-in for what they load."""
 NOTES = {"Note", "MarkdownNote"}  # nodes of the page alone
 PNG, JPEG = b"\x89PNG", b"\xff\xd8\xff"
-CHECKPOINTS = ("v1-5-pruned-emaonly-fp16.safetensors", "flux1-dev-fp8.safetensors")
+CHECKPOINTS = (
+    "v1-5-pruned-emaonly-fp16.safetensors",
+    "flux1-dev-fp8.safetensors",
+    "sd_xl_base_1.0.safetensors",
+)
+LARGE = ("flow_flux", "which_sampler_sdxl")
+"""Made for pictures of 1024 x 1024."""
+SAVED_BY = {"which_sampler_sdxl": "DPMSolver_Compare"}
+"""The node that saves the picture, where it isn't SaveImage."""
 # Model calls (None: as many as it takes), and the nodes that hold the size of the picture.
 Runs = dict[str, tuple[int | None, tuple[str, ...]]]
 RUNS: Runs = {
@@ -49,6 +58,7 @@ RUNS: Runs = {
     "inversion": (60, ("ImageScale",)),
     "flow_flux": (16, ("EmptySD3LatentImage", "ModelSamplingFlux")),
     "solver_compare": (6 * (2 + 3) + 10, ("EmptyLatentImage",)),
+    "which_sampler_sdxl": (None, ("EmptyLatentImage",)),  # and those of saved calibrations
     "plot_sigmas": (0, ()),
     "recommended": (12, ("EmptyLatentImage",)),
     # Of two images each: two teachers, four fits of two calls, and three solvers to measure.
@@ -60,6 +70,7 @@ OLD_RUNS: Runs = {**RUNS, "solver_compare": (5 * (2 + 3) + 10, ("EmptyLatentImag
 # What is made smaller for the test besides the picture, by the node it is set in.
 SMALLER = {
     "solver_compare": ("DPMSolver_Compare", {"calls": "2, 3", "reference_calls": 10}),
+    "which_sampler_sdxl": ("DPMSolver_Compare", {"calls": "2, 3", "reference_calls": 10}),
     "calibrate": (
         "DPMSolver_Calibrate",
         {
@@ -183,7 +194,7 @@ def made_small(graph: dict[str, Any], name: str, sizes: Sequence[str]) -> dict[s
     ((loader, _),) = of_type(graph, "CheckpointLoaderSimple")
     for kind in sizes:
         ((_, node),) = of_type(graph, kind)
-        size = 1024 if name == "flow_flux" else 512
+        size = 1024 if name in LARGE else 512
         assert (node["inputs"]["width"], node["inputs"]["height"]) == (size, size)
         node["inputs"] |= {"width": 64, "height": 64}
     if name in SMALLER:
@@ -196,7 +207,7 @@ def made_small(graph: dict[str, Any], name: str, sizes: Sequence[str]) -> dict[s
 def run(host: Server, graph: dict[str, Any], name: str, runs: Runs = RUNS) -> None:
     """To a saved picture, in the number of model calls that the workflow promises."""
     calls, sizes = runs[name]
-    ((save, _),) = of_type(graph, "SaveImage")
+    ((save, _),) = of_type(graph, SAVED_BY.get(name, "SaveImage"))
     reset_counts(host)
     outputs = host.run(made_small(graph, name, sizes))
     (image,) = outputs[save]["images"]
@@ -273,6 +284,19 @@ def test_two_models(supplied: Server, page: Page) -> None:
     assert sum(made.values()) == 12
 
 
+def test_which_sampler_flow_as_it_is(page: Page) -> None:
+    """Only the models' files are missing; on the demo model test_lab_nodes.py runs it."""
+    workflow = read(ROOT / "workflows" / "which_sampler_flow.json")
+    missing = {f"{loader}Loader is red" for loader in ("UNET", "CLIP", "VAE")}
+    assert set(browser.load(page, workflow)) == missing
+    graph = browser.converted(page)
+    ((_, compare),) = of_type(graph, "DPMSolver_Compare")
+    model = graph[compare["inputs"]["model"][0]]
+    assert model["class_type"] == "ModelSamplingAuraFlow"
+    assert compare["inputs"]["filename_prefix"] == "which_sampler/z_image"
+    assert "guider" not in compare["inputs"]
+
+
 def test_the_hosts_2m_becomes_ours_in_one_field(host: Server, sd15: str) -> None:
     """KSampler's sampler_name, and KSamplerSelect's: the image stays the same."""
     custom = dict(
@@ -330,16 +354,38 @@ def test_inversion_comes_back_the_way_it_went(page: Page) -> None:
         assert prompt["inputs"]["text"] == "a photo"  # the same, until it is edited
 
 
-def test_the_demos_workflow_runs(host: Server, page: Page) -> None:
-    (path,) = DEMO_FILES
+DEMO_RUNS = {
+    "digits": ("DPMSolverDemo_Model", 10, 20),
+    "emoji": ("DPMSolverDemo_EmojiModel", 8, 12),
+}
+"""The demo's workflows: the node that loads the model, images and model calls."""
+
+
+@pytest.mark.parametrize("path", DEMO_FILES, ids=[path.stem for path in DEMO_FILES])
+def test_the_demos_workflows_run(host: Server, page: Page, path: Path) -> None:
+    loading, images, calls = DEMO_RUNS[path.stem]
     graph = browser.to_api(page, read(path))
-    ((loader, _),) = of_type(graph, "DPMSolverDemo_Model")
+    ((loader, _),) = of_type(graph, loading)
     ((show, _),) = of_type(graph, "PreviewImage")
     reset_counts(host)
     outputs = host.run(with_count(graph, loader))
-    assert len(outputs[show]["images"]) == 10
-    assert host.image(outputs[show]["images"][9]).startswith(PNG)
-    assert counts(host) == {"calls": 20}
+    assert len(outputs[show]["images"]) == images
+    assert host.image(outputs[show]["images"][-1]).startswith(PNG)
+    assert counts(host) == {"calls": calls}
+
+
+def test_make_demo_ui_opens_the_demos_graph(host: Server, page: Page) -> None:
+    assert page.context.browser is not None
+    context = page.context.browser.new_context()
+    opened = context.new_page()
+    try:
+        opened.goto(demo_page(host))
+        opened.wait_for_function(
+            "window.app?.graph?.nodes?.some(n => n.type === 'DPMSolverDemo_EmojiModel')",
+            timeout=60_000,
+        )
+    finally:
+        context.close()
 
 
 def test_the_ordinary_graph(host: Server, sd15: str) -> None:

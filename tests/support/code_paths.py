@@ -16,7 +16,9 @@ import torch
 from dpm_solver_nodes.samplers import (
     Calibration,
     sample_adaptive,
+    sample_ancestral,
     sample_calibrated,
+    sample_er_sde,
     sample_multistep,
     sample_recommended,
     sample_singlestep,
@@ -59,6 +61,10 @@ SDE: dict[str, Sampler] = {
     "2M SDE": partial(sample_multistep, eta=1.0),
     "3M SDE noise": partial(sample_multistep, eta=0.5, order=3, **NOISE_FORM),
     "2S SDE": partial(sample_singlestep, eta=1.0),
+    "2S SDE, r": partial(sample_singlestep, eta=1.0, r=0.4),
+    "2M SDE, late": partial(sample_multistep, eta=1.0, s_tmax=0.5),
+    "ER-SDE": sample_er_sde,
+    "2S ancestral": sample_ancestral,
 }
 
 
@@ -117,12 +123,16 @@ FIXED = ODE | without_progress_bar(
     {name: with_noise(sampler) for name, sampler in SDE.items()}
     | {
         "2M CFG++": with_guidance(sample_multistep),
+        "2S ancestral CFG++": with_noise(with_guidance(sample_ancestral)),
         "2M SDE noise CFG++": with_noise(
             with_guidance(partial(sample_multistep, eta=1.0, **NOISE_FORM))
         ),
     }
 )
 """They take any list of sigmas."""
+
+OFF_THE_LIST = ("2S SDE, r", "2S ancestral", "2S ancestral CFG++")
+"""They call the model at a sigma of their own within each pair of intervals."""
 
 CHOSEN = without_progress_bar({"recommended": sample_recommended})
 """The number of sigmas chooses the solver."""
@@ -142,6 +152,8 @@ ALL = FIXED | CHOSEN | CALIBRATED | ADAPTIVE
 CHOSEN_IDS = (
     *("dpm_solver++_recommended", "dpm_solver++_2m", "dpm_solver_3m_exact", "dpm_solver++_3s"),
     *("dpm_solver++_adaptive_23", "sde_dpm_solver++_3m", "sde_dpm_solver_2s"),
+    *("dpm_solver++_er_sde", "dpm_solver++_2s_ancestral"),
+    *("dpm_solver++_er_sde_cfg_pp", "dpm_solver++_2s_ancestral_cfg_pp"),
     *("dpm_solver++_2m_cfg_pp", "sde_dpm_solver++_2m_cfg_pp"),
 )
 """Those that stand for the whole catalogue where `--few-samplers` says so (see conftest.py)."""

@@ -432,6 +432,18 @@ def test_it_is_k_diffusions_with_the_hosts_noise(
     assert difference(latents, expected) < ROUNDING
 
 
+def test_the_hosts_sigma_range_is_that_of_the_noise(host: Host) -> None:
+    host.shared.opts.data.update(dpm_solver_lower_order_final="off")
+    whole, _ = host.run(SDE_2M, steps=12)
+    host.shared.opts.data.update(s_tmin=1000.0)
+    nowhere, _ = host.run(SDE_2M, steps=12)
+    without, _ = host.run(SDE_2M, steps=12, eta=0.0)
+    assert torch.equal(nowhere, without)
+    host.shared.opts.data.update(s_tmin=0.5, s_tmax=5.0)
+    part, _ = host.run(SDE_2M, steps=12)
+    assert difference(part, whole) > ROUNDING < difference(part, without)
+
+
 def test_an_image_of_a_batch_is_the_single_image_of_its_seed(host: Host) -> None:
     for name in NAMES:
         batch, _ = host.run(name, steps=12, seeds=(1, 2, 3))

@@ -1,4 +1,4 @@
-"""Measure the pack on other ComfyUIs, Pythons and torches, as a table for the README.
+"""Measure the pack on other ComfyUIs, Pythons and torches, as a table for docs/compatibility.md.
 
     python -m dpm_solver_nodes.tools.compatibility                 all combinations
     python -m dpm_solver_nodes.tools.compatibility 0.18.2 3.10     only names with either part
@@ -29,6 +29,7 @@ from dpm_solver_nodes.tools.compatibility.combinations import (
 from dpm_solver_nodes.tools.server import environment
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "compatibility.md"
 OUTPUT = Path(__file__).resolve().parent / "out"
 MARKS = ("<!-- compatibility -->", "<!-- /compatibility -->")
 CLOSE, CLOSE_ADAPTIVE = 1e-4, 1e-2
@@ -108,10 +109,10 @@ def kept(folder: Path) -> list[tuple[Combination, Row]]:
     return found
 
 
-def into_readme(text: str, path: Path) -> bool:
-    """Put the table between the README's marks, if it has them."""
-    readme = path.read_text(encoding="utf-8")
-    before, start, rest = readme.partition(MARKS[0])
+def into_page(text: str, path: Path) -> bool:
+    """Put the table between the page's marks, if it has them."""
+    page = path.read_text(encoding="utf-8")
+    before, start, rest = page.partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not (start and end):
         return False
@@ -127,7 +128,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="parts of names (ComfyUI-Python-torch)")
     parser.add_argument("--list", action="store_true", help="only print the names")
     parser.add_argument("--out", type=Path, default=OUTPUT, help="where the results are kept")
-    parser.add_argument("--table", type=Path, help="a file for the table, instead of the README")
+    parser.add_argument("--table", type=Path, help="a file for the table, instead of the page")
     parser.add_argument("--discard", action="store_true", help="remove each environment afterwards")
     options = parser.parse_args()
     chosen = [
@@ -158,8 +159,8 @@ def main() -> int:
     print(text)
     if options.table:
         options.table.write_text(text + "\n", encoding="utf-8", newline="\n")
-    elif not into_readme(text, ROOT / "README.md"):
-        print(f"README.md has no {MARKS[0]} ... {MARKS[1]} to put it between.", file=sys.stderr)
+    elif not into_page(text, PAGE):
+        print(f"{PAGE} has no {MARKS[0]} ... {MARKS[1]} to put it between.", file=sys.stderr)
     return int(bad)
 
 

@@ -55,8 +55,9 @@ class DPMSolver_Compare(io.ComfyNode):
                     default=DEFAULT_CANDIDATES,
                     multiline=True,
                     tooltip="One candidate per line: a sampler and a scheduler by their names in "
-                    "KSampler's menus, such as: dpmpp_2m karras. What follows a # in a line is "
-                    "ignored.",
+                    "KSampler's menus, such as: dpmpp_2m karras. A line that says only "
+                    "calibrated adds the saved calibrations that fit the model. What follows a # in "
+                    "a line is ignored.",
                 ),
                 io.String.Input(
                     "calls",
@@ -103,6 +104,15 @@ class DPMSolver_Compare(io.ComfyNode):
                     tooltip="The list of sigmas for the converged image, for example one that starts "
                     "later, for image to image. reference_calls then has no effect.",
                 ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="",
+                    optional=True,
+                    tooltip="Saves the result in ComfyUI's output folder under this name, such as "
+                    "which_sampler/my_model: a PNG with the plot, the figures and, with a VAE, the "
+                    "images, and a CSV. Both hold the settings, but no prompts and no folders, and "
+                    "are made to be shared. Empty: nothing is saved.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="plot", tooltip="Error against model calls."),
@@ -132,10 +142,11 @@ class DPMSolver_Compare(io.ComfyNode):
         more_candidates: Any = None,
         reference_sampler: Any = None,
         reference_sigmas: Any = None,
+        filename_prefix: str = "",
         **_: Any,
     ) -> io.NodeOutput:
         used = guiding.guider_of(guider, model, positive, negative, cfg)
-        outputs = compare.solver_compare(
+        *outputs, shown = compare.solver_compare(
             guiding.Bench(used, latent_image, noise_seed),
             candidates,
             more_candidates or (),
@@ -144,9 +155,10 @@ class DPMSolver_Compare(io.ComfyNode):
             vae=vae,
             reference_sampler=reference_sampler,
             reference_sigmas=reference_sigmas,
+            filename_prefix=filename_prefix,
             node_id=cls.hidden.unique_id,
         )
-        return io.NodeOutput(*outputs)
+        return io.NodeOutput(*outputs, ui={"images": shown} if shown else None)
 
 
 class DPMSolver_Candidate(io.ComfyNode):

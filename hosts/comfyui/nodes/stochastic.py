@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
 
-from ....samplers.checks import one_of
-from ....samplers.options import NOISE_DEVICES, SOLVER_TYPES
+from ....samplers.checks import between, one_of, quoted
+from ....samplers.options import NOISE_DEVICES, SOLVER_TYPES, Options
+from ....samplers.solvers.ancestral import Ancestral
+from ....samplers.solvers.er_sde import ErSde
 from ....samplers.solvers.multistep import Multistep
 from ....samplers.solvers.singlestep import Singlestep
 from .. import sampling
 from . import inputs
 from .inputs import ADVANCED, number, settings_of
 
-METHODS = ("multistep", "singlestep")
+METHODS = ("multistep", "singlestep", "er_sde", "2s_ancestral")
+ONE_FORMULA: dict[str, Callable[..., Options]] = {"er_sde": ErSde, "2s_ancestral": Ancestral}
 
 
 class DPMSolver_SDE(io.ComfyNode):
@@ -33,6 +37,10 @@ class DPMSolver_SDE(io.ComfyNode):
                 "dpmpp_2m_sde",
                 "dpmpp_3m_sde",
                 "dpmpp_sde",
+                "er_sde",
+                "er-sde",
+                "dpmpp_2s_ancestral",
+                "euler_ancestral",
                 "dpm++ sde",
                 "stochastic",
                 "ancestral",
@@ -46,14 +54,16 @@ class DPMSolver_SDE(io.ComfyNode):
                     default="multistep",
                     tooltip="multistep: combines the outputs of earlier steps (DPM++ 2M SDE, 3M SDE); "
                     "start with it. singlestep: groups of `order` steps, which use no output from "
-                    "before them. Order 2 is DPM++ SDE. Other programs count its two calls as one "
-                    "step, so take twice as many steps here.",
+                    "before them. Order 2 is DPM++ SDE. er_sde: ER-SDE, a multistep solver that adds "
+                    "less noise and needs fewer steps; set order to 3. 2s_ancestral: DPM++ 2S "
+                    "ancestral; order 1 is Euler ancestral. Other programs count the two calls of "
+                    "DPM++ SDE and of 2S ancestral as one step, so take twice as many steps here.",
                 ),
                 inputs.order(
                     1,
                     2,
                     "How many model outputs a step combines. 1: as Euler ancestral. 2: the default. "
-                    "3: only with multistep; a little more accurate from 30 steps up.",
+                    "3: only with multistep and er_sde; a little more accurate from 30 steps up.",
                 ),
                 number(
                     "eta",
@@ -94,20 +104,82 @@ class DPMSolver_SDE(io.ComfyNode):
                 inputs.lower_order_final(),
                 *inputs.thresholding(),
                 inputs.cfg_pp(),
+                # Later ones come last: workflow files hold the values of inputs by their place.
+                number(
+                    "noise_start",
+                    0.0,
+                    "Noise is added only from here on, as a share of the model's time, like "
+                    "ControlNet's start_percent. Before it a step is that of the ordinary solver.",
+                    least=0.0,
+                    most=1.0,
+                    step=0.01,
+                    **ADVANCED,
+                ),
+                number(
+                    "noise_end",
+                    1.0,
+                    "Noise is added only up to here, as a share of the model's time, like "
+                    "ControlNet's end_percent. After it a step is that of the ordinary solver. Try "
+                    "0.8: the last steps then settle the details without new noise.",
+                    least=0.0,
+                    most=1.0,
+                    step=0.01,
+                    **ADVANCED,
+                ),
+                number(
+                    "r",
+                    0.0,
+                    "Used with singlestep at order 2: where, between the ends of a pair of steps in "
+                    "log-SNR, the model is called for the second time. 0: at the sigma of the list. "
+                    "0.5: in the middle, as DPM++ SDE in other programs.",
+                    least=0.0,
+                    most=1.0,
+                    step=0.01,
+                    **ADVANCED,
+                ),
             ],
             outputs=[inputs.sampler_output()],
         )
 
     @classmethod
-    def execute(cls, method: str, **given: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        method: str,
+        noise_start: float = 0.0,
+        noise_end: float = 1.0,
+        r: float = 0.0,
+        **given: Any,
+    ) -> io.NodeOutput:
         one_of("method", method, METHODS)
-        settings = settings_of(cls, given)
-        if method == "multistep":
-            return io.NodeOutput(sampling.sampler(Multistep(**settings)))
-        if settings.pop("cfg_pp", False):
+        between("noise_start", noise_start, 0.0, 1.0)
+        between("noise_end", noise_end, noise_start, 1.0)
+        if r and (method != "singlestep" or given.get("order") != 2):
             raise ValueError(
-                "cfg_pp works only with the method multistep: set method to multistep, or switch "
-                "cfg_pp off."
+                f"r = {quoted(r)} is only for the method singlestep at order 2: set r to 0, or method "
+                "to singlestep and order to 2."
             )
-        settings.pop("lower_order_final", None)  # groups have no orders that could be lowered
-        return io.NodeOutput(sampling.sampler(Singlestep(**settings)))
+        settings = settings_of(cls, given)
+        options = _options(method, settings, r)
+        return io.NodeOutput(sampling.sampler(options, sampling.Part(noise_start, noise_end)))
+
+
+def _options(method: str, settings: dict[str, Any], r: float) -> Options:
+    if method == "multistep":
+        return Multistep(**settings)
+    if method in ONE_FORMULA:
+        algorithm = settings.pop("algorithm", "dpmsolver++")
+        if algorithm != "dpmsolver++":
+            raise ValueError(
+                f"algorithm = {quoted(algorithm)} has no method {method}: set algorithm to "
+                "dpmsolver++, or method to multistep."
+            )
+        for name in ("solver_type", "lower_order_final"):  # they have one formula
+            settings.pop(name, None)
+        return ONE_FORMULA[method](**settings)
+    if settings.pop("cfg_pp", False):
+        raise ValueError(
+            "cfg_pp works with every method but singlestep: set method to multistep, or switch cfg_pp "
+            "off."
+        )
+    settings.pop("lower_order_final", None)  # groups have no orders that could be lowered
+    return Singlestep(r=r or None, **settings)

@@ -68,8 +68,10 @@ class KDiffusionSampler:
             arguments["eta"] = eta = shared.opts.eta_ancestral if p.eta is None else p.eta
             if eta != 1.0:
                 p.extra_generation_params["Eta"] = eta
-        if "s_noise" in self.extra_params and "s_noise" in named:
-            arguments["s_noise"] = shared.opts.s_noise
+        for name in ("s_noise", "s_tmin", "s_tmax"):
+            if name in self.extra_params and name in named:
+                value = getattr(shared.opts, name)
+                arguments[name] = (value or float("inf")) if name == "s_tmax" else value
         return arguments
 
     def callback_state(self, d: dict[str, Any]) -> None:

@@ -1,0 +1,64 @@
+"""What follows from a host's model, whichever host it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from dpm_solver_nodes.hosts.model import RECOMMENDED, HostModel, Times
+from dpm_solver_nodes.samplers import NoiseSchedule, RectifiedFlow
+from dpm_solver_nodes.samplers.grid import Grid
+from dpm_solver_nodes.samplers.solvers.multistep import Multistep
+from dpm_solver_nodes.samplers.solvers.recommended import Recommended, part_of, row_of, share_of
+
+SCHEDULE = RectifiedFlow(sigma_min=0.001)
+
+
+@dataclass(frozen=True)
+class Flow(HostModel):
+    """A flow of shift 1."""
+
+    schedule: NoiseSchedule = SCHEDULE
+    kind: str = "Flow"
+    own_sigma_max: float = 1.0
+    sigma_min: float = 0.001
+
+    def times(self, sigma_max: float, sigma_min: float) -> Times:
+        return Times(float, sigma_max, sigma_min)
+
+    def whole(self, sigmas: Sequence[float]) -> list[float] | None:
+        return None
+
+
+SMALL, LARGE = torch.zeros(2, 3, 16, 16), torch.zeros(1, 4, 64, 64)
+
+
+@pytest.mark.parametrize("calls", [2, 5, 12, 40])
+def test_a_recommended_list_is_moved_for_small_images(calls: int) -> None:
+    model = Flow()
+    listed = torch.tensor(model.sigmas(RECOMMENDED, calls))
+    options, sigmas = model.sized(Recommended(), SMALL, listed)
+    assert sigmas.dtype == listed.dtype and sigmas.shape == listed.shape
+    assert sigmas[0] == 1.0 and sigmas[-1] == 0.0 and bool((sigmas[1:-1] < listed[1:-1]).all())
+    share = share_of(16 * 16)
+    assert part_of(Grid.of(sigmas, model.schedule), share) == (
+        row_of("flow", calls, share),
+        0,
+        True,
+    )
+    assert options == Recommended(positions=256)
+
+
+@pytest.mark.parametrize("steps", [12, 20])
+def test_all_other_lists_stay(steps: int) -> None:
+    model = Flow()
+    own = torch.tensor(model.sigmas(RECOMMENDED, steps))
+    even = torch.linspace(1.0, 0.0, steps + 1)
+    for x, sigmas in ((LARGE, own), (SMALL, even), (SMALL, own[3:]), (SMALL, own[:5])):
+        assert model.sized(Recommended(), x, sigmas)[1] is sigmas
+    below = torch.tensor([0.8, 0.0])
+    assert model.sized(Recommended(), SMALL, below)[1] is below
+    assert model.sized(Multistep(), SMALL, own) == (Multistep(), own)
