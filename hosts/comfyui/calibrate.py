@@ -25,7 +25,7 @@ from ...samplers.sample import sample
 from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
 from ...samplers.solvers.multistep import Multistep
 from ...samplers.solvers.recommended import Recommended, recommended_sigmas
-from . import calibrations, sampling
+from . import calibrations, own_models, sampling
 from .calibrations import Pair
 from .guiding import cfg_of, fitting_latent
 from .model import ComfyModel
@@ -100,6 +100,7 @@ def run(
         shape=tuple(shape),
         shift=model.shift,
         version=version(),
+        fingerprint=own_models.fingerprint(patcher),
     )
     settings = _settings(asked, model, fitted, own)
     name = asked.name.strip() or default_name(settings.fitted, settings.calls)

@@ -16,9 +16,7 @@ from ...samplers.log import LOG
 from ...samplers.solvers.fitted import Calibrated, Calibration
 from . import sampling
 from .model import ComfyModel
-
-FOLDER = "dpm_solver"
-"""The folder for calibrations among the host's models."""
+from .own_models import FOLDER
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 

@@ -65,7 +65,7 @@ class Fitted:
         prompts: how many it was fitted on.
         unconverged: how many of the images did not converge; they were left out unless they were most.
         version: of this pack.
-        fingerprint: of the model's weights; see `same_model` in hosts.
+        fingerprint: of the model's weights, or "".
     """
 
     model: str = ""

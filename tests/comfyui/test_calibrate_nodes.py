@@ -497,6 +497,47 @@ def test_damaged_files_are_refused(host: Server, diffusion: Made) -> None:
 # --- the recommended solver ----------------------------------------------------------------------
 
 
+def test_recommended_takes_the_calibration_of_this_very_model(
+    host: Server, diffusion: Made
+) -> None:
+    """From the menu and from its node, for its number of calls and CFG; nothing else takes it."""
+    ours = sample(host, calibrated(diffusion.name))
+    own_list = scheduled("dpm_solver_recommended", CALLS)
+
+    def taken(graph: Graph) -> bool:
+        return torch.equal(sample(host, graph).latent, ours.latent)
+
+    def of_node(**inputs: Any) -> Graph:
+        pair = node("DPMSolver_Recommended", model=MODEL, steps=CALLS, denoise=1.0, **inputs)
+        graph = custom(pair, spaced(1))
+        graph["sample"]["inputs"]["sigmas"] = ["sampler", 1]
+        return graph
+
+    assert taken(custom(menu("dpm_solver++_recommended"), own_list))
+    assert taken(of_node()) and taken(of_node(use_calibrations=True))
+    said = f"takes the calibration {diffusion.name}, which was made on this model for {CALLS} calls"
+    assert said in host.log()
+    assert not taken(of_node(use_calibrations=False))
+    before = host.log().count(said)
+    recommended = menu("dpm_solver++_recommended")
+    for sigmas, options in (
+        (own_list, {"cfg": 2.7}),
+        (scheduled("karras", CALLS), {}),
+        (scheduled("dpm_solver_recommended", CALLS, 0.5), {}),
+        (scheduled("dpm_solver_recommended", CALLS + 1), {}),
+        (own_list, {"patches": [SD3]}),
+    ):
+        sample(host, custom(recommended, sigmas, **options))
+    graph = custom(recommended, own_list)  # on a model whose weights are patched
+    one = ["model0", 0]
+    graph["merged"] = node("ModelMergeSimple", model1=one, model2=one, ratio=0.5)
+    graph["model"]["inputs"]["model"] = ["merged", 0]
+    sample(host, graph)
+    assert host.log().count(said) == before
+    sample(host, custom(recommended, own_list, cfg=2.5))
+    assert host.log().count(said) == before + 1
+
+
 @pytest.mark.parametrize("patches", [[], [SD3]], ids=["diffusion", "flow"])
 @pytest.mark.parametrize(("steps", "denoise"), [(1, 1.0), (8, 1.0), (8, 0.5)])
 def test_recommended_is_the_menus(
