@@ -12,7 +12,6 @@ from typing import Any
 import folder_paths
 import torch
 
-from ...lab.calibration import files
 from ...samplers.checks import escaped
 from ...samplers.grid import Grid
 from ...samplers.log import LOG
@@ -185,12 +184,14 @@ def _saved() -> Iterator[tuple[str, Calibration]]:
             continue
         state = Path(path).stat()
         for one in _load(path, state.st_mtime_ns, state.st_size):
-            yield files.portable(name), one
+            yield name, one
 
 
 @lru_cache(maxsize=256)
 def _load(path: str, changed: int, size: int) -> tuple[Calibration, ...]:
     """What a file holds; read again only if it has changed."""
+    from ...lab.calibration import files  # samplers run without the lab, too
+
     try:
         return files.load(Path(path))
     except ValueError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ...samplers.catalog import CATALOG
-from . import calibrations
 
 HIDDEN_SAMPLERS = "/dpm_solver/hidden_samplers"
 """Where `web/menus.js` asks for the samplers that menus don't show by default."""
@@ -36,4 +35,6 @@ def register_routes() -> None:
 
     @routes.get(CALIBRATION)
     async def calibration(request: Any) -> Any:
+        from . import calibrations  # with the lab, without which the menus are registered, too
+
         return web.Response(text=calibrations.about(request.query.get("name", "")))
