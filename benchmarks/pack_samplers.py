@@ -73,17 +73,17 @@ def recommended(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
 
 
 def calibrated(scenario: Scenario, calls: int) -> tuple[Sampler, Sigmas]:
-    """A solver calibrated with the node's defaults: 20 seeds, 8 held out, 5000 model calls."""
+    """A solver calibrated with the node's defaults: 20 seeds, 8 held out, 12000 model calls."""
     sampler, sigmas = recommended(scenario, calls)
     ends = scenario.sigma_max, scenario.sigma_min
     starts = scenario.start(scenario.noise(28, FIT_SEED))
-    result = calibrate.calibrate(
-        Counted(scenario.make(classes=FIT_CLASSES)),
+    (result,) = calibrate.calibrate(
+        [Counted(scenario.make(classes=FIT_CLASSES))],
         starts[:20],
         starts[20:],
-        {"recommended": lambda model, x: sampler(model, x, sigmas, disable=True)},
+        lambda _: {"recommended": lambda model, x: sampler(model, x, sigmas, disable=True)},
         calibrate.Settings(
-            scenario.schedule, teacher_sigmas(scenario.schedule, *ends), calls, batch=len(starts)
+            scenario.schedule, teacher_sigmas(scenario.schedule, *ends), [calls], batch=len(starts)
         ),
     )
     if result.best != calibrate.CALIBRATED:

@@ -37,7 +37,7 @@ except ImportError as error:
         "DPMSolverScheduler needs diffusers, which is not installed: pip install diffusers."
     ) from error
 
-from ..lab.calibration import files
+from ..lab.calibration import files, texts
 from ..samplers import DiscreteSchedule, FlowSchedule, NoiseSchedule
 from ..samplers.catalog import CATALOG
 from ..samplers.checks import one_of, quoted
@@ -488,7 +488,13 @@ def _options(sampler: str, settings: Mapping[str, Any]) -> Options:
         ValueError: there is no such sampler or setting, or a pipeline can't run it.
     """
     if Path(sampler).suffix == files.EXTENSION:
-        return Calibrated(calibration=files.load(Path(sampler)))
+        usable = texts.solvers(files.load(Path(sampler)))
+        if not usable:
+            raise ValueError(
+                f"{quoted(Path(sampler).name)} holds only sigmas for a sampler of ComfyUI: take the "
+                "path of another calibration."
+            )
+        return Calibrated(calibration=usable[0])
     known = {entry.id: entry for entry in CATALOG}
     if sampler not in known:
         names = ", ".join(name for name, one in known.items() if not (one.adaptive or one.cfg_pp))

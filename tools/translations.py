@@ -28,8 +28,12 @@ LOCALES = ROOT / "locales"
 DOCS = ROOT / "web" / "docs"
 FILES = ("nodeDefs", "main", "settings")
 """The files of texts, as the host names them."""
-# Combos whose options are the host's schedulers or files: names, which are not translated.
-NOT_OURS = {("DPMSolver_Candidate", "scheduler"), ("DPMSolver_Calibrated", "calibration")}
+# Combos whose options are the host's samplers, schedulers or files: names, which are not translated.
+NOT_OURS = {
+    ("DPMSolver_Candidate", "scheduler"),
+    ("DPMSolver_Calibrate", "sampler"),
+    ("DPMSolver_Calibrated", "calibration"),
+}
 
 
 # --- English -------------------------------------------------------------------------------------

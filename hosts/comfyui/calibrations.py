@@ -10,15 +10,13 @@ import comfy.samplers
 import folder_paths
 import torch
 
-from ...lab.calibration import files
+from ...lab.calibration import files, texts
 from ...samplers.checks import between, escaped
 from ...samplers.log import LOG
 from ...samplers.solvers.fitted import Calibrated, Calibration
 from . import sampling
 from .model import ComfyModel
-
-FOLDER = "dpm_solver"
-"""The folder for calibrations among the host's models."""
+from .own_models import FOLDER
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
@@ -45,16 +43,19 @@ class Pair(NamedTuple):
     text: str
 
 
-def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
+def load(
+    name: str, model: Any, denoise: float = 1.0, calls: int = 0, guidance: float = 0.0
+) -> Pair:
     """The SAMPLER and SIGMAS of a saved calibration.
 
     Args:
         name: a file's name in the folder, with or without its ending.
         model: the host's MODEL to run it on.
         denoise: below 1, for image to image, only the sigmas of that last part of the model's time.
+        calls, guidance: see `texts.choose`.
 
     Raises:
-        ValueError: the file is missing or damaged, or doesn't fit the model.
+        ValueError: the file is missing or damaged, doesn't fit the model, or has none for the calls.
     """
     between("denoise", denoise, 0.0, 1.0)
     path, name_shown = _file(name), escaped(name, 100)
@@ -64,10 +65,10 @@ def load(name: str, model: Any, denoise: float = 1.0) -> Pair:
             f"{which} in {escaped(str(folder()))}: run DPM-Solver Calibrate, or copy a file there; "
             "then press R and choose it."
         )
-    found = files.load(path)
+    found = texts.choose(files.load(path), calls, guidance)
     host_model = ComfyModel.of(model)
     host_model.check(found, f'The calibration "{name_shown}"')
-    text = described(found)
+    text = texts.described(found)
     if denoise == 1.0:
         return pair(found, found.sigmas, text)
     if denoise == 0.0:
@@ -100,8 +101,33 @@ def _file(name: str) -> Path | None:
     return None
 
 
+def about(name: str) -> str:
+    """What a saved calibration says of itself; "" if there is none of this name."""
+    path = _file(name)
+    if path is None:
+        return ""
+    try:
+        return texts.of_file(files.load(path))
+    except ValueError as error:
+        return str(error)
+
+
 def pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
-    sampler = sampling.sampler(Calibrated(calibration=found))
+    """A calibration's SAMPLER, with these of its sigmas.
+
+    Raises:
+        ValueError: the sigmas are for a sampler that this host doesn't have.
+    """
+    name = found.fitted.sampler
+    if not name:
+        sampler = sampling.sampler(Calibrated(calibration=found))
+    elif name in comfy.samplers.KSampler.SAMPLERS:
+        sampler = comfy.samplers.sampler_object(name)
+    else:
+        raise ValueError(
+            f"The sigmas of this calibration are for the sampler {escaped(name)}, which this ComfyUI "
+            "does not have."
+        )
     return Pair(sampler, torch.FloatTensor(sigmas), text)
 
 
@@ -109,30 +135,12 @@ def folder() -> Path:
     return Path(folder_paths.get_folder_paths(FOLDER)[0])
 
 
-def described(found: Calibration) -> str:
-    fitted = found.fitted
-    guidance = "" if fitted.guidance is None else f", CFG {fitted.guidance:g}"
-    lines = [
-        f"{found.calls} model calls, for {fitted.model or 'any model'}{guidance}; "
-        f"fitted on {fitted.seeds} seeds with {fitted.model_calls} model calls."
-    ]
-    if fitted.stopped:
-        lines.append(
-            "Not measured, as its calibration was stopped: compare it with other samplers, or "
-            "calibrate again."
-        )
-    if fitted.errors:
-        lines.append("Distance to the converged image, on other seeds than it was fitted on:")
-        lines += [f"  {error:.4f}  {name}" for name, error in fitted.errors.items()]
-    return "\n".join(lines)
-
-
 def check_name(name: str) -> None:
     """Raise ValueError if this is no valid file name on every system."""
     files.free_path(folder(), name)
 
 
-def saved(found: Calibration, name: str, mark: str = "") -> str:
+def saved(found: Sequence[Calibration], name: str, mark: str = "") -> str:
     """Save under a free name, and say where. If it can't be written, say why: the run goes on."""
     try:
         path = files.free_path(folder(), name, mark)
@@ -141,4 +149,5 @@ def saved(found: Calibration, name: str, mark: str = "") -> str:
         why = escaped(str(error))
         LOG.warning(f"DPM-Solver Calibrate could not save its result: {why}")
         return f"Not saved: {why}."
-    return f"Saved as {path.name} in {escaped(str(path.parent))}."
+    shown = path.relative_to(folder()).as_posix()
+    return f"Saved as {shown} in {escaped(str(folder()))}."

@@ -59,6 +59,12 @@ class ComfyModel(HostModel):
     def sigma_min(self) -> float:
         return float(self.model_sampling.sigma_min)
 
+    @property
+    def shift(self) -> float | None:
+        """The shift of a flow's times, if the host has one."""
+        shift = getattr(self.model_sampling, "shift", None)
+        return float(shift) if self.flow and isinstance(shift, (int, float)) else None
+
     def sigma_after(self, share: float) -> float:
         """The sigma after this share of a run, as the host's start_percent and end_percent mean it."""
         return float(self.model_sampling.percent_to_sigma(share))

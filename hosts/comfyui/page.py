@@ -9,6 +9,9 @@ from ...samplers.catalog import CATALOG
 HIDDEN_SAMPLERS = "/dpm_solver/hidden_samplers"
 """Where `web/menus.js` asks for the samplers that menus don't show by default."""
 
+CALIBRATION = "/dpm_solver/calibration"
+"""Where `web/calibrations.js` asks for the text of a calibration file, `?name=`."""
+
 
 def server() -> Any:
     """The host's web server; None if its nodes run without one."""
@@ -29,3 +32,9 @@ def register_routes() -> None:
     @routes.get(HIDDEN_SAMPLERS)
     async def hidden_samplers(_request: Any) -> Any:
         return web.json_response([entry.id for entry in CATALOG if not entry.short])
+
+    @routes.get(CALIBRATION)
+    async def calibration(request: Any) -> Any:
+        from . import calibrations  # with the lab, without which the menus are registered, too
+
+        return web.Response(text=calibrations.about(request.query.get("name", "")))

@@ -18,8 +18,10 @@ from ...samplers.log import LOG
 from ...samplers.noise import NoiseSampler
 from ...samplers.options import Options
 from ...samplers.sample import sample as run
+from ...samplers.solvers.fitted import Calibrated
 from ...samplers.solvers.recommended import Recommended
 from ..model import RECOMMENDED
+from . import own_models
 from .hints import hint
 from .model import ComfyModel
 
@@ -46,20 +48,29 @@ class Part(NamedTuple):
     end: float = 1.0
 
 
-def sampler(options: Options, noisy: Part = Part()) -> comfy.samplers.KSAMPLER:  # noqa: B008
+def sampler(
+    options: Options,
+    noisy: Part = Part(),  # noqa: B008
+    own_model: bool = True,
+) -> comfy.samplers.KSAMPLER:
     """A SAMPLER for the host's custom sampling nodes. It reads its noise schedule from the model.
 
     Args:
         noisy: the part of a run in which a stochastic solver adds noise.
+        own_model: take a calibration of the model, if there is one, in place of Recommended.
     """
-    return comfy.samplers.KSAMPLER(with_host_model(options, noisy))
+    return comfy.samplers.KSAMPLER(with_host_model(options, noisy, own_model))
 
 
-def with_host_model(options: Options, noisy: Part = Part()) -> Callable[..., torch.Tensor]:  # noqa: B008
+def with_host_model(
+    options: Options,
+    noisy: Part = Part(),  # noqa: B008
+    own_model: bool = True,
+) -> Callable[..., torch.Tensor]:
     """A sampler function as the host calls it.
 
     It reads from the model what depends on it: the noise schedule, the settings that follow from it,
-    and for CFG++ the unconditional predictions.
+    for CFG++ the unconditional predictions, and calibrations that were made on it.
     """
 
     def sample(
@@ -79,8 +90,13 @@ def with_host_model(options: Options, noisy: Part = Part()) -> Callable[..., tor
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
         chosen = adapted(replace(options, **settings), noisy, host_model)
-        hint(chosen, host_model, sigmas, getattr(model.inner_model, "cfg", None))
-        chosen, sigmas = host_model.sized(chosen, x, sigmas)
+        found = own_models.calibration(chosen, model.inner_model, x, sigmas) if own_model else None
+        if found is not None:
+            chosen = Calibrated(calibration=found)
+            sigmas = sigmas.new_tensor([float(sigmas[0]), *found.sigmas[1:]])
+        else:
+            hint(chosen, host_model, sigmas, getattr(model.inner_model, "cfg", None))
+            chosen, sigmas = host_model.sized(chosen, x, sigmas)
         return run(
             chosen,
             model,
@@ -215,7 +231,12 @@ def _append(names: list[str], name: str) -> None:
 
 
 def recommended_pair(
-    model: ComfyModel, steps: int, denoise: float = 1.0
+    model: ComfyModel, steps: int, denoise: float = 1.0, own_model: bool = True
 ) -> tuple[comfy.samplers.KSAMPLER, torch.Tensor]:
-    """The recommended SAMPLER with its SIGMAS; see `HostModel.sigmas` for the arguments."""
-    return sampler(Recommended()), torch.FloatTensor(model.sigmas(RECOMMENDED, steps, denoise))
+    """The recommended SAMPLER with its SIGMAS; see `HostModel.sigmas` for the arguments.
+
+    Args:
+        own_model: see `sampler`.
+    """
+    sigmas = torch.FloatTensor(model.sigmas(RECOMMENDED, steps, denoise))
+    return sampler(Recommended(), own_model=own_model), sigmas

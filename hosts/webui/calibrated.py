@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from modules import paths, sd_samplers_kdiffusion
 
-from ...lab.calibration import files
+from ...lab.calibration import files, texts
 from ...samplers.integrate import Callback
 from ...samplers.log import LOG
 from ...samplers.sample import sample
 from ...samplers.solvers.fitted import Calibrated
 from .model import WebuiModel
 
-FOLDER, PATTERN = "dpm_solver", "*.safetensors"
+FOLDER, PATTERN = "dpm_solver", "**/*.safetensors"
 
 
 def calibrations() -> dict[str, Path]:
@@ -32,7 +32,9 @@ def calibrations() -> dict[str, Path]:
     labels: dict[Path, str] = {}
     for path in sorted((Path(paths.models_path) / FOLDER).glob(PATTERN)):
         try:
-            labels[path] = label_of(path, files.load(path).fitted.stopped)
+            usable = texts.solvers(files.load(path))
+            if usable:
+                labels[path] = label_of(path, usable[0].fitted.stopped)
         except ValueError as error:
             LOG.warning("A calibration is not among the samplers: %s", error)
     found: dict[str, Path] = {}
@@ -71,7 +73,7 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
     """
 
     def __init__(self, name: str, path: Path, sd_model: Any) -> None:
-        self.name, self.calibration = name, files.load(path)
+        self.name, self.calibrations = name, texts.solvers(files.load(path))
         super().__init__(self._sample, sd_model)
 
     def get_sigmas(self, p: Any, steps: int) -> torch.Tensor:
@@ -81,14 +83,17 @@ class CalibratedSampler(sd_samplers_kdiffusion.KDiffusionSampler):
             ValueError: the panel has another number of steps, or the file was made for another kind of
                 model; reForge may change the model after the samplers are registered.
         """
-        WebuiModel(self.model_wrap).check(self.calibration, self.name)
-        calls = self.calibration.calls
-        if steps != calls:
+        by_calls = {one.calls: one for one in reversed(self.calibrations)}
+        calls = " or ".join(map(str, sorted(by_calls)))
+        if steps not in by_calls:
+            WebuiModel(self.model_wrap).check(self.calibrations[0], self.name)
             raise ValueError(
                 f"{self.name} is made for {calls} steps, and {steps} are asked for: set Sampling "
                 f"steps to {calls}, or take another sampler, as for the hires pass and where image to "
                 "image is set to do exactly as many steps as the slider says."
             )
+        self.calibration = by_calls[steps]
+        WebuiModel(self.model_wrap).check(self.calibration, self.name)
         if not p.is_hr_pass:  # the image's text names no schedule of the panel
             p.extra_generation_params["Schedule type"] = "Automatic"
         return torch.tensor(self.calibration.sigmas, dtype=torch.float32)

@@ -1,10 +1,16 @@
-"""Calibration files: safetensors with two tensors, portable between systems and checked on reading."""
+"""Calibration files: safetensors, portable between systems and checked on reading.
+
+A file holds one or several calibrations: for several numbers of calls, samplers or guidances. Each has
+the tensors "sigmas" and "weights", from the second on with a number after the name; one for a sampler
+that has its own weights has no "weights". What each was fitted on is JSON among the metadata.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,14 +27,17 @@ from ...samplers.plan import Weights
 from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
 
 FORMAT = "dpm_solver_calibration"
-VERSION = 1
+VERSION = 2
+READ_VERSIONS = ("1", "2")
+"""Version 1 held one calibration with its weights, and said less about it."""
+
 EXTENSION = ".safetensors"
 
 UNMEASURED = "_unmeasured"
 """The ending of the name of a calibration that was stopped."""
 
-LONGEST_NAME = 100
-"""In bytes."""
+LONGEST_NAME, MOST_PARENTS = 100, 4
+"""In bytes, of a file or folder; and how many folders are one in the other."""
 
 DEVICES = {"CON", "PRN", "AUX", "NUL"} | {
     device + digit for device in ("COM", "LPT") for digit in "0123456789¹²³"
@@ -39,8 +48,11 @@ MOST_OUTPUTS, MOST_BYTES = 16, 1 << 20
 """In bytes. A larger file is no calibration."""
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-MOST_ERRORS, LONGEST_TEXT, MOST_COUNT = 16, 60, 10**12
+MOST_ERRORS, LONGEST_TEXT, MOST_COUNT, MOST_AXES = 40, 64, 10**12, 8
 """Bounds for the metadata of a file: the most errors, characters of a name, and seeds or calls."""
+
+MOST_CALIBRATIONS = 100
+"""In a file."""
 
 UNREADABLE = (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
 """The exceptions that the content of a damaged or forged file may raise."""
@@ -52,23 +64,18 @@ def free_path(folder: Path, name: str, mark: str = "") -> Path:
     The file can be copied to any other system, so names that differ only in case count as the same.
 
     Args:
+        name: of the file, with the subfolders that it is in, "/" between them.
         mark: an ending to add to the name.
 
     Raises:
-        ValueError: the name leads to another folder, or some system can't hold it.
+        ValueError: the name leads out of the folder, or some system can't hold it.
     """
-    stem = name.removesuffix(EXTENSION)
-    if not re.fullmatch(r"\w[\w .\-+]*", stem) or stem.endswith((" ", ".")):
-        raise ValueError(
-            f"name is {quoted(name)}: use only letters, digits, spaces and . _ - +, begin with a "
-            "letter or a digit, and don't end with a dot or a space."
-        )
-    if len(stem.encode()) > LONGEST_NAME:
-        raise ValueError(f"name is longer than {LONGEST_NAME} bytes: {quoted(name)}; shorten it.")
-    if stem.partition(".")[0].rstrip().upper() in DEVICES:
-        raise ValueError(
-            f"name is {quoted(name)}, which Windows reserves for a device: take another."
-        )
+    *parents, stem = name.removesuffix(EXTENSION).split("/")
+    for part in (*parents, stem):
+        _check_part(part, name)
+    if len(parents) > MOST_PARENTS:
+        raise ValueError(f"name has more than {MOST_PARENTS} subfolders: {quoted(name)}.")
+    folder = folder.joinpath(*parents)
     stem += mark
     taken = {path.name.casefold() for path in folder.iterdir()} if folder.is_dir() else set()
     path, number = folder / f"{stem}{EXTENSION}", 2
@@ -78,40 +85,61 @@ def free_path(folder: Path, name: str, mark: str = "") -> Path:
     return path
 
 
+def _check_part(part: str, name: str) -> None:
+    """Raise ValueError if a file or folder can't be called so on some system."""
+    if not re.fullmatch(r"\w[\w .\-+]*", part) or part.endswith((" ", ".")):
+        raise ValueError(
+            f"name is {quoted(name)}: use only letters, digits, spaces and . _ - +, begin with a "
+            "letter or a digit, and don't end with a dot or a space; / leads to a subfolder."
+        )
+    if len(part.encode()) > LONGEST_NAME:
+        raise ValueError(f"name is longer than {LONGEST_NAME} bytes: {quoted(name)}; shorten it.")
+    if part.partition(".")[0].rstrip().upper() in DEVICES:
+        raise ValueError(
+            f"name is {quoted(name)}, which Windows reserves for a device: take another."
+        )
+
+
 def portable(name: str) -> str:
     """A name with its subfolder, in the way in which workflows hold it on every system."""
     return name.replace("\\", "/")
 
 
-def save(calibration: Calibration, path: Path) -> None:
-    """Write a calibration as a safetensors file.
+def save(calibrations: Sequence[Calibration], path: Path) -> None:
+    """Write calibrations as a safetensors file.
 
     Raises:
         FileExistsError: the file exists; it is never overwritten.
         OSError: the file can't be written.
+        ValueError: they are too many, or of different kinds of model.
     """
-    width = max(len(step.outputs) for step in calibration.steps)
-    rows = [
-        [step.state, *step.outputs, *[0.0] * (width - len(step.outputs))]
-        for step in calibration.steps
-    ]
+    if not 1 <= len(calibrations) <= MOST_CALIBRATIONS:
+        raise ValueError(f"A file holds 1 to {MOST_CALIBRATIONS} calibrations.")
+    if len({one.kind for one in calibrations}) > 1:
+        raise ValueError("A file holds calibrations either for flow models or for others.")
+    tensors: dict[str, torch.Tensor] = {}
+    for number, one in enumerate(calibrations):
+        tensors[f"sigmas{number or ''}"] = as_float64(one.sigmas)
+        if one.steps:
+            width = max(len(step.outputs) for step in one.steps)
+            rows = [
+                [step.state, *step.outputs, *[0.0] * (width - len(step.outputs))]
+                for step in one.steps
+            ]
+            tensors[f"weights{number or ''}"] = as_float64(np.array(rows))
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
-        "kind": calibration.kind,
-        "fitted": json.dumps(asdict(calibration.fitted)),
-    }
-    tensors = {
-        "sigmas": as_float64(calibration.sigmas),
-        "weights": as_float64(np.array(rows)),
+        "kind": calibrations[0].kind,
+        "fitted": json.dumps([asdict(one.fitted) for one in calibrations]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("xb") as file:
         file.write(to_bytes(tensors, metadata))
 
 
-def load(path: Path) -> Calibration:
-    """Read a calibration.
+def load(path: Path) -> tuple[Calibration, ...]:
+    """Read the calibrations of a file, at least one.
 
     Raises:
         ValueError: the file is missing, damaged, of a later version, or no calibration.
@@ -125,17 +153,16 @@ def load(path: Path) -> Calibration:
         tensors, metadata = from_bytes(content), _metadata(content)
         if metadata.get("format") != FORMAT:
             raise ValueError("it holds something else.")
-        if metadata.get("version") != str(VERSION):
+        if metadata.get("version") not in READ_VERSIONS:
             raise ValueError(
                 f"it is of version {escaped(str(metadata.get('version')), 20)}, and this pack "
                 f"reads {VERSION}: update the pack."
             )
-        sigmas, rows = _numbers(tensors["sigmas"], 1), _numbers(tensors["weights"], 2)
         fitted = _fitted(metadata.get("fitted", "{}"))
-        steps = tuple(
-            Weights(row[0], tuple(row[1 : 2 + min(i, len(row) - 2)])) for i, row in enumerate(rows)
+        return tuple(
+            _calibration(tensors, str(number or ""), metadata.get("kind", ""), each)
+            for number, each in enumerate(fitted)
         )
-        return Calibration(metadata.get("kind", ""), tuple(sigmas), steps, fitted)
     except safetensors.SafetensorError:
         raise ValueError(
             f"{file_name} is no calibration that can be used: it is no safetensors file, or was "
@@ -150,6 +177,19 @@ def load(path: Path) -> Calibration:
     except UNREADABLE as error:
         why = escaped(" ".join(str(error).split()), 200)
         raise ValueError(f"{file_name} is no calibration that can be used: {why}") from None
+
+
+def _calibration(
+    tensors: Mapping[str, torch.Tensor], number: str, kind: str, fitted: Fitted
+) -> Calibration:
+    sigmas = _numbers(tensors[f"sigmas{number}"], 1)
+    if fitted.sampler and f"weights{number}" not in tensors:
+        return Calibration(kind, tuple(sigmas), (), fitted)
+    rows = _numbers(tensors[f"weights{number}"], 2)
+    steps = tuple(
+        Weights(row[0], tuple(row[1 : 2 + min(i, len(row) - 2)])) for i, row in enumerate(rows)
+    )
+    return Calibration(kind, tuple(sigmas), steps, fitted)
 
 
 def _metadata(content: bytes) -> dict[str, str]:
@@ -169,30 +209,48 @@ def _numbers(tensor: torch.Tensor, dimensions: int) -> Any:
     return tensor.to(torch.float64).tolist()
 
 
-def _fitted(text: str) -> Fitted:
+def _fitted(text: str) -> list[Fitted]:
     """What a file says of its origin. It may hold anything, so all of it is checked."""
     try:
-        return _read_fitted(json.loads(text))
+        given = json.loads(text)
+        parts = given if isinstance(given, list) else [given]  # version 1: of the only one
+        if not 1 <= len(parts) <= MOST_CALIBRATIONS:
+            raise ValueError
+        return [_read_fitted(part) for part in parts]
     except (AttributeError, *UNREADABLE):
         raise ValueError("its description of the model it was fitted on can't be read.") from None
 
 
 def _read_fitted(given: Any) -> Fitted:
-    guidance = given.get("guidance")
-    seeds, model_calls = (int(given.get(name, 0)) for name in ("seeds", "model_calls"))
+    guidance, shift = (
+        None if given.get(name) is None else float(given[name]) for name in ("guidance", "shift")
+    )
+    counts = {
+        name: int(given.get(name, default))
+        for name, default in (
+            *(("seeds", 0), ("model_calls", 0)),
+            *(("prompts", 1), ("unconverged", 0)),
+        )
+    }
     errors = {_text(name): float(value) for name, value in given.get("errors", {}).items()}
-    numbers = (0.0 if guidance is None else float(guidance), *errors.values())
-    if not 0 <= min(seeds, model_calls) <= max(seeds, model_calls) <= MOST_COUNT:
+    shape = tuple(map(int, given.get("shape", ())))
+    numbers = (guidance or 0.0, shift or 0.0, *errors.values())
+    whole = (*counts.values(), *shape)
+    if not 0 <= min(whole) <= max(whole) <= MOST_COUNT or len(shape) > MOST_AXES:
         raise ValueError
     if len(errors) > MOST_ERRORS or any(map(math.isnan, numbers)):
         raise ValueError
     return Fitted(
         model=_text(given.get("model", "")),
-        guidance=None if guidance is None else float(guidance),
-        seeds=seeds,
-        model_calls=model_calls,
+        guidance=guidance,
         errors=errors,
         stopped=bool(given.get("stopped", False)),
+        sampler=_text(given.get("sampler", "")),
+        shape=shape,
+        shift=shift,
+        version=_text(given.get("version", "")),
+        fingerprint=_text(given.get("fingerprint", "")),
+        **counts,
     )
 
 

@@ -67,7 +67,10 @@ def prior(schedule: NoiseSchedule, sigmas: Sequence[float], slopes: int) -> Arra
 
 
 class Student(NamedTuple):
-    """Weights fitted on given sigmas, and the geometric mean error on the noises of the fit."""
+    """Sigmas, the weights fitted on them, and the geometric mean error on the noises of the fit.
+
+    A sampler that has its own weights gets none.
+    """
 
     indices: tuple[int, ...]
     steps: tuple[Weights, ...]
@@ -81,12 +84,14 @@ def fit(
     nodes = (*indices, len(records.sigmas))
     sigmas = [*(records.sigmas[index] for index in indices), 0.0]
     x, kept = records.starts, list[torch.Tensor]()
+    numbers = list[torch.Tensor]()  # of each slope, those that enter the fit
     steps: list[Weights] = []
     for i in range(len(indices)):
         kept.insert(0, (x - model(x, x.new_full((len(x),), sigmas[i]))) / sigmas[i])
-        del kept[slopes:]
+        numbers.insert(0, records.of(kept[0]))
+        del kept[slopes:], numbers[slopes:]
         target = records.states[nodes[i + 1]]
-        vectors = torch.stack([*(records.of(part) for part in (x, *kept)), target], 1)
+        vectors = torch.stack([records.of(x), *numbers, target], 1)[records.counted]
         products = np.stack([mean_products(of_image) for of_image in vectors])
         exact = prior(schedule, sigmas[: i + 2], slopes)
         weights, errors = reweighted(products, exact)

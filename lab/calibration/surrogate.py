@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,14 @@ STATES_BYTES = 2**26
 
 SPREADS = (0.5, 0.3, 1.0)
 """The values of `spread` to search with; see `Surrogate`."""
+
+
+class Predicts(Protocol):
+    """Predicts a student's error from its sigmas' indices, without calling the model."""
+
+    points: int
+
+    def error(self, indices: tuple[int, ...]) -> float: ...
 
 
 class _State(NamedTuple):
@@ -50,7 +58,7 @@ class Surrogate:
     ) -> None:
         self.records, self.schedule = records, schedule
         self.calls, self.slopes, self.spread = calls, slopes, spread
-        self.products = records.products
+        self.products = records.products.sum(1)[records.counted]
         self.points = len(records.sigmas)
         self.variance = 0.3 * records.variance
         self.unit = np.eye(2 * self.points + 1 + calls)
@@ -118,7 +126,7 @@ class Surrogate:
 
 
 def search(
-    surrogate: Surrogate, start: Sequence[int], tick: Callable[[], object] = lambda: None
+    surrogate: Predicts, start: Sequence[int], tick: Callable[[], object] = lambda: None
 ) -> tuple[int, ...]:
     """Minimise the surrogate's error by coordinate descent: move one sigma, or one and all after it.
 

@@ -59,6 +59,13 @@ class Fitted:
         errors: solver -> its error on held-out seeds: the geometric mean over images of the root
             mean square distance to the converged image.
         stopped: the calibration was stopped early, and its errors were not measured.
+        sampler: the name in the host of a sampler that has its own weights, if the sigmas are for one.
+        shape: of the latent: channels, then its axes.
+        shift: of a flow's times in the host, or None.
+        prompts: how many it was fitted on.
+        unconverged: how many of the images did not converge; they were left out unless they were most.
+        version: of this pack.
+        fingerprint: of the model's weights, or "".
     """
 
     model: str = ""
@@ -67,6 +74,13 @@ class Fitted:
     model_calls: int = 0
     errors: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
+    sampler: str = ""
+    shape: tuple[int, ...] = ()
+    shift: float | None = None
+    prompts: int = 1
+    unconverged: int = 0
+    version: str = ""
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ class Calibration:
         kind: a key of SCHEDULES.
         sigmas: n + 1 sigmas, falling, the last one 0.
         steps: n steps, each with the weights of the state and of the last slopes, the newest first.
+            Empty for a sampler that has its own weights, `fitted.sampler`.
         fitted: what it was fitted on.
 
     Raises:
@@ -100,7 +115,10 @@ class Calibration:
             )
         if not all(map(math.isfinite, self.sigmas)):
             raise ValueError("it holds a sigma that is not finite.")
-        if not 1 <= len(self.steps) == len(self.sigmas) - 1 <= MOST_CALLS:
+        if not self.steps and self.fitted.sampler:
+            if not 2 <= len(self.sigmas) <= MOST_CALLS + 1:
+                raise ValueError(f"it has {len(self.sigmas)} sigmas.")
+        elif not 1 <= len(self.steps) == len(self.sigmas) - 1 <= MOST_CALLS:
             raise ValueError(f"it has {len(self.sigmas)} sigmas for {len(self.steps)} steps.")
         largest = min(LARGEST, self.schedule().sigma_limit)
         in_range = all(SMALLEST <= sigma <= largest for sigma in self.sigmas[:-1])
@@ -129,14 +147,14 @@ class Calibration:
                 raise ValueError(f"all weights of step {i + 1} are 0.")
 
     def _check_states(self) -> None:
-        for first in range(self.calls):
+        for first in range(len(self.steps)):
             if not amplification(self.plan(self.schedule(), first)) <= MOST_AMPLIFIED:
                 start = f" from sigma {self.sigmas[first]:.4g} on" if first else ""
                 raise ValueError(f"its weights let an image grow without bound{start}.")
 
     @property
     def calls(self) -> int:
-        return len(self.steps)
+        return len(self.sigmas) - 1
 
     def schedule(self) -> NoiseSchedule:
         return SCHEDULES[self.kind]()
@@ -182,7 +200,15 @@ class Calibration:
         """The plan of a run that starts at sigma number `first`.
 
         If a step's weights need outputs from before that, it takes exact weights instead.
+
+        Raises:
+            ValueError: it holds only sigmas.
         """
+        if not self.steps:
+            raise ValueError(
+                f"This calibration holds only sigmas, for the sampler {self.fitted.sampler}: run that "
+                "sampler with them."
+            )
         entry_order = 1 if self.calls < FEW_CALLS else 2
         grid = Grid.of(self.sigmas, schedule)
         steps = []

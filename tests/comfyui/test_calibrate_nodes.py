@@ -50,7 +50,7 @@ def calibrate_graph(patches: Patches = (), guider: bool = False, **inputs: Any) 
     Seeds, and those held out, are whole batches, so that every prediction is of as many images.
     """
     settings: dict[str, Any] = {"calls": CALLS, "cfg": 2.0, "seeds": 6, "held_out": 4}
-    settings |= {"model_calls": 1100, "batch": 2, "noise_seed": 100, "name": ""}
+    settings |= {"model_calls": 1400, "batch": 2, "noise_seed": 100, "name": ""}
     ends = {"model": MODEL, "positive": ["positive", 0], "negative": ["negative", 0]}
     given: dict[str, Any] = {"guider": ["guider", 0]} if guider else ends
     graph = custom(menu("euler"), scheduled("karras", 1), patches=patches, cfg=inputs.get("cfg", 2))
@@ -89,7 +89,8 @@ def folder(host: Server) -> Path:
 
 
 def saved(host: Server) -> set[str]:
-    return {path.name for path in folder(host).glob("*")}
+    there = (path for path in folder(host).rglob("*") if not path.is_dir())
+    return {path.relative_to(folder(host)).as_posix() for path in there}
 
 
 def distance(a: Sampled, b: Sampled) -> float:
@@ -114,7 +115,7 @@ class Made:
 def make(host: Server, name: str, **settings: Any) -> Made:
     reset_counts(host)
     seen = events(host, calibrate_graph(name=name, **settings))
-    found = files.load(folder(host) / f"{name}.safetensors")
+    (found,) = files.load(folder(host) / f"{name}.safetensors")
     return Made(f"{name}.safetensors", seen, counts(host)["calibrate"], host.log(), found)
 
 
@@ -136,7 +137,7 @@ def test_it_says_beforehand_what_it_will_cost_and_keeps_to_it(diffusion: Made) -
     said = r"Calibrate: at most (\d+) single-image model calls: [^\n]*"
     announced = list(re.finditer(said, diffusion.log))[-1]
     total = int(announced[1])
-    assert 2 * diffusion.calls <= total <= 1100
+    assert 2 * diffusion.calls <= total <= 1400
     assert diffusion.found.fitted.model_calls == 2 * diffusion.calls
     texts = [data.decode() for kind, data in diffusion.events if kind == "binary"]
     assert any(announced[0] in text for text in texts)
@@ -156,7 +157,10 @@ def test_the_report(diffusion: Made) -> None:
     )
     first, *lines = text.splitlines()
     assert first.startswith(f"Saved as {diffusion.name} in ")
-    assert f"{CALLS} model calls, for BaseModel, CFG 2; fitted on 6 seeds with" in lines[0]
+    assert (
+        f"{CALLS} model calls, for BaseModel, CFG 2, latents of 1x16x16; fitted on 6 seeds"
+        in lines[0]
+    )
     names = ["calibrated", "DPM++ (recommended)", "DPM++ 2M Karras"]
     assert [line.split("  ")[-1] for line in lines[2:]] == names
     errors = list(diffusion.found.fitted.errors.values())
@@ -210,7 +214,7 @@ def test_an_older_file_is_never_overwritten(host: Server) -> None:
     [
         "../x",
         "/tmp/x",
-        "a/b",
+        "a//b",
         "a\\b",
         ".hidden",
         "x\0y",
@@ -246,7 +250,7 @@ def test_a_model_that_returns_nan(host: Server) -> None:
 
 # Seeds and those held out are one batch each, of 2 images: one prediction for each sigma.
 QUICK: dict[str, Any] = {"seeds": 2, "held_out": 2, "calls": 3}
-TEACHER = 2 * 2 * teacher.POINTS
+TEACHER = 2 * 2 * (teacher.POINTS + teacher.HALF)
 FITS = cost.FIRST_TRIALS * 2 * 3
 
 
@@ -277,7 +281,8 @@ def test_an_interrupt_keeps_the_best_so_far(host: Server, when: str, images: int
         return
     assert new == {f"stopped {when}_unmeasured.safetensors"}
     (name,) = new
-    fitted = files.load(folder(host) / name).fitted
+    (only,) = files.load(folder(host) / name)
+    fitted = only.fitted
     assert fitted.errors == {} and fitted.stopped
     result = sample(host, calibrated(name))
     assert result.calls == 3 and result.latent.isfinite().all()
@@ -297,7 +302,9 @@ def test_what_brings_nothing_is_not_kept(host: Server) -> None:
     broken = [node("DPMSolverTest_NaN", call=first, until=first + 1)]
     graph = calibrate_graph(broken, **QUICK, model_calls=TEACHER + FITS + 18)
     text = host.run(graph)["report"]["text"][0]
-    assert re.match(r"Calibration found nothing better here: DPM\+\+ .* is closer ", text)
+    assert re.match(
+        r"Calibration found nothing better here for 3 calls: DPM\+\+ .* is closer ", text
+    )
     assert "No file was written" in text and "inf  calibrated" in text
     assert saved(host) == before
     together = custom(menu("euler"), spaced(1)) | graph
@@ -308,6 +315,59 @@ def test_what_brings_nothing_is_not_kept(host: Server) -> None:
         menu("dpm_solver++_recommended"), scheduled("dpm_solver_recommended", QUICK["calls"])
     )
     assert distance(sample(host, together), sample(host, recommended)) < 1e-6
+
+
+def test_sigmas_for_a_sampler_of_the_host(host: Server, diffusion: Made) -> None:
+    """In a file with those for another number of calls; both are loaded with the sampler."""
+    own: dict[str, Any] = {"sampler": "euler", "more_calls": "8", "model_calls": 3000}
+    made = make_all(host, "lists/euler", **own)
+    assert [found.calls for found in made] == [CALLS, 8]
+    for found in made:
+        fitted = found.fitted
+        assert (found.steps, fitted.sampler, fitted.shape) == ((), "euler", (1, 16, 16))
+        best, *others = fitted.errors
+        assert best == "calibrated" and {"euler karras", "euler simple"} <= set(others)
+        options: dict[str, Any] = {"latent": IMAGES}
+        exact = converged(host, **options)
+        graph = calibrated("lists/euler.safetensors", **options)
+        graph["sampler"]["inputs"]["calls"] = found.calls
+        ours = sample(host, graph)
+        same = sample(host, custom(menu("euler"), listed(str(found.sigmas)[1:-1]), **options))
+        theirs = sample(host, custom(menu("euler"), scheduled("simple", found.calls), **options))
+        assert ours.calls == found.calls and distance(ours, same) < 1e-4
+        assert distance(ours, exact) < distance(theirs, exact)
+
+
+def make_all(host: Server, name: str, **settings: Any) -> tuple[Calibration, ...]:
+    host.run(calibrate_graph(name=name, **settings))
+    return files.load(folder(host) / f"{name}.safetensors")
+
+
+def test_several_prompts(host: Server) -> None:
+    graph = calibrate_graph(name="prompts", **{**QUICK, "seeds": 4}, model_calls=1000)
+    graph["other"] = node("DPMSolverDemo_Digit", digit="8")
+    pair = {"first": ["positive", 0], "second": ["other", 0]}
+    graph["both"] = node("DPMSolverTest_List", **pair)
+    graph["calibrate"]["inputs"]["positive"] = ["both", 0]
+    reset_counts(host)
+    host.run(graph)
+    (found,) = files.load(folder(host) / "prompts.safetensors")
+    assert found.fitted.prompts == 2 and found.fitted.seeds == 4
+    # Each prompt has half of the images, and so calls of one or two of them.
+    assert counts(host)["calibrate"] >= found.fitted.model_calls // 2
+
+
+@pytest.mark.parametrize(
+    ("inputs", "word"),
+    [
+        ({"sampler": "heun"}, "not call the model once"),
+        ({"sampler": "euler_ancestral"}, "adds noise"),
+        ({"more_calls": "5; 8"}, "more_calls is"),
+        ({"more_calls": "500"}, "calls must be from 1 to 100"),
+    ],
+)
+def test_what_no_list_can_be_found_for(host: Server, inputs: dict[str, Any], word: str) -> None:
+    assert word in refused(host, calibrate_graph(**inputs))
 
 
 # --- using ---------------------------------------------------------------------------------------
@@ -413,14 +473,14 @@ def test_damaged_files_are_refused(host: Server, diffusion: Made) -> None:
         return safetensors.torch.save({**tensors, "weights": weights}, metadata)
 
     other = folder(host) / "other.safetensors"
-    files.save(replace(diffusion.found, fitted=replace(fitted, model="SDXL")), other)
+    files.save([replace(diffusion.found, fitted=replace(fitted, model="SDXL"))], other)
     for content, word in (
         (good[:-9], "damaged.safetensors is no calibration"),
         (b"\x80\x04." + good, "damaged.safetensors is no calibration"),
         (DEMO_MODEL.read_bytes(), "damaged.safetensors is no calibration"),
         (good + bytes(files.MOST_BYTES), "too large"),
         (with_weight(torch.nan), "not finite"),
-        (safetensors.torch.save(tensors, {**metadata, "version": "2"}), "update the pack"),
+        (safetensors.torch.save(tensors, {**metadata, "version": "3"}), "update the pack"),
         (safetensors.torch.save(tensors, {**metadata, "fitted": "[]"}), "description"),
         (other.read_bytes(), "SDXL"),
     ):
@@ -435,6 +495,47 @@ def test_damaged_files_are_refused(host: Server, diffusion: Made) -> None:
 
 
 # --- the recommended solver ----------------------------------------------------------------------
+
+
+def test_recommended_takes_the_calibration_of_this_very_model(
+    host: Server, diffusion: Made
+) -> None:
+    """From the menu and from its node, for its number of calls and CFG; nothing else takes it."""
+    ours = sample(host, calibrated(diffusion.name))
+    own_list = scheduled("dpm_solver_recommended", CALLS)
+
+    def taken(graph: Graph) -> bool:
+        return torch.equal(sample(host, graph).latent, ours.latent)
+
+    def of_node(**inputs: Any) -> Graph:
+        pair = node("DPMSolver_Recommended", model=MODEL, steps=CALLS, denoise=1.0, **inputs)
+        graph = custom(pair, spaced(1))
+        graph["sample"]["inputs"]["sigmas"] = ["sampler", 1]
+        return graph
+
+    assert taken(custom(menu("dpm_solver++_recommended"), own_list))
+    assert taken(of_node()) and taken(of_node(use_calibrations=True))
+    said = f"takes the calibration {diffusion.name}, which was made on this model for {CALLS} calls"
+    assert said in host.log()
+    assert not taken(of_node(use_calibrations=False))
+    before = host.log().count(said)
+    recommended = menu("dpm_solver++_recommended")
+    for sigmas, options in (
+        (own_list, {"cfg": 2.7}),
+        (scheduled("karras", CALLS), {}),
+        (scheduled("dpm_solver_recommended", CALLS, 0.5), {}),
+        (scheduled("dpm_solver_recommended", CALLS + 1), {}),
+        (own_list, {"patches": [SD3]}),
+    ):
+        sample(host, custom(recommended, sigmas, **options))
+    graph = custom(recommended, own_list)  # on a model whose weights are patched
+    one = ["model0", 0]
+    graph["merged"] = node("ModelMergeSimple", model1=one, model2=one, ratio=0.5)
+    graph["model"]["inputs"]["model"] = ["merged", 0]
+    sample(host, graph)
+    assert host.log().count(said) == before
+    sample(host, custom(recommended, own_list, cfg=2.5))
+    assert host.log().count(said) == before + 1
 
 
 @pytest.mark.parametrize("patches", [[], [SD3]], ids=["diffusion", "flow"])

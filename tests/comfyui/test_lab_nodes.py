@@ -319,7 +319,7 @@ def test_calibrated_stands_for_the_files_that_fit(host: Server) -> None:
     paths = [folder / "fits.safetensors", folder / "flow.safetensors"]
     try:
         for path, content in zip(paths, (fits, flow), strict=True):
-            files.save(content, path)
+            files.save([content], path)
         graph = compare_graph("euler karras\ncalibrated # those of this model", reference_calls=10)
         found = runs(host.run(graph))
     finally:

@@ -31,7 +31,7 @@ EULER = tuple(Weights(1.0, (end - start,)) for start, end in itertools.pairwise(
 def test_a_calibration_in_a_subfolder(host: Server, name: str) -> None:
     path = host.work / "models" / "dpm_solver" / "mine" / "of euler.safetensors"
     if not path.exists():
-        files.save(Calibration("diffusion", SIGMAS, EULER), path)
+        files.save([Calibration("diffusion", SIGMAS, EULER)], path)
     kind = "DPMSolver_Calibrated"
     field = host.object_info(kind)[kind]["input"]["required"]["calibration"]
     assert "mine/of euler.safetensors" in str(field)

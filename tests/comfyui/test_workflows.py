@@ -15,7 +15,7 @@ from PIL import Image
 
 from dpm_solver_nodes.demo.run import page as demo_page
 from dpm_solver_nodes.lab.calibration.cost import FIRST_TRIALS
-from dpm_solver_nodes.lab.calibration.teacher import POINTS
+from dpm_solver_nodes.lab.calibration.teacher import HALF, POINTS
 from dpm_solver_nodes.tests.support import sd15 as sd15_file
 from dpm_solver_nodes.tests.support.graphs import text_to_image
 from dpm_solver_nodes.tests.support.probing import counts, latent, reset_counts
@@ -62,7 +62,7 @@ RUNS: Runs = {
     "plot_sigmas": (0, ()),
     "recommended": (12, ("EmptyLatentImage",)),
     # Of two images each: two teachers, four fits of two calls, and three solvers to measure.
-    "calibrate": (2 * POINTS + FIRST_TRIALS * 2 + 3 * 2 + 2, ("EmptyLatentImage",)),
+    "calibrate": (2 * (POINTS + HALF) + FIRST_TRIALS * 2 + 3 * 2 + 2, ("EmptyLatentImage",)),
     "calibrated": (2, ("EmptyLatentImage",)),
 }
 # Where an earlier version's file made others.
@@ -73,7 +73,13 @@ SMALLER = {
     "which_sampler_sdxl": ("DPMSolver_Compare", {"calls": "2, 3", "reference_calls": 10}),
     "calibrate": (
         "DPMSolver_Calibrate",
-        {"calls": 2, "seeds": 2, "held_out": 2, "model_calls": 4 * POINTS + 16 + 12, "batch": 2},
+        {
+            "calls": 2,
+            "seeds": 2,
+            "held_out": 2,
+            "model_calls": 4 * (POINTS + HALF) + 16 + 12,
+            "batch": 2,
+        },
     ),
 }
 

@@ -184,7 +184,8 @@ def test_all_that_the_pack_imports_is_in_the_archive() -> None:
     while new:
         reached |= new
         new = {found for name in new for found in imports(name)} - reached
-    entry_points = {"install.py", "scripts/dpm_solver_samplers.py"}
+    commands = {"lab/calibration/__main__.py"}
+    entry_points = {"install.py", "scripts/dpm_solver_samplers.py", *commands}
     assert modules - entry_points - reached == set(), "nothing imports these"
 
 

@@ -52,7 +52,7 @@ def holds_on_windows(name: str) -> bool:
             "NUL .x",
             "nul.safetensors",
         ),
-        *("a\\b", "a/b", "..\\b", "C:x", "C:\\x", "\\\\server\\share", "a:b", "a|b", 'a"b', "a?b"),
+        *("a\\b", "a//b", "..\\b", "C:x", "C:\\x", "\\\\server\\share", "a:b", "a|b", 'a"b', "a?b"),
         *(
             "a*b",
             "a<b",
@@ -105,8 +105,8 @@ def test_the_folder_is_made_when_it_is_needed(tmp_path: Path) -> None:
     calibration = Calibration(
         "diffusion", (14.0, 1.0, 0.0), steps, Fitted("Дом", None, 1, 10, {"猫": 0.1})
     )
-    files.save(calibration, path)
-    assert files.load(path).fitted == calibration.fitted
+    files.save([calibration], path)
+    assert files.load(path) == (calibration,)
     assert files.free_path(folder, "FIRST").name == "FIRST_2.safetensors"
 
 

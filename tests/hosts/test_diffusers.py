@@ -315,7 +315,7 @@ def test_a_calibration_runs_on_its_own_list(tmp_path: Path) -> None:
     steps += [Weights(1.0, (1.4 * width, -0.4 * width)) for width in widths[1:]]
     calibration = Calibration("diffusion", sigmas, tuple(steps))
     path = tmp_path / "mine.safetensors"
-    files.save(calibration, path)
+    files.save([calibration], path)
     one = scheduler("epsilon", str(path))
     one.set_timesteps(4)
     assert one.sigmas.tolist() == pytest.approx(list(sigmas))

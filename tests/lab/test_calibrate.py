@@ -47,7 +47,8 @@ from dpm_solver_nodes.tests.support.plans import plan_multistep
 VE, FLOW = VarianceExploding(), RectifiedFlow()
 CALLS, SEEDS, HELD_OUT = 6, 8, 6
 ENDS = {VE: (14.6146, 0.0292), FLOW: (1.0, FLOW_SHIFT / (1000.0 + FLOW_SHIFT - 1.0))}
-TEACHER_CALLS = (SEEDS + HELD_OUT) * POINTS
+LISTS = teacher.refinements(teacher_sigmas(VE, *ENDS[VE]))
+TEACHER_CALLS = (SEEDS + HELD_OUT) * (len(LISTS[0]) + len(LISTS[1]))
 TRIAL, CHECK = SEEDS * CALLS, 3 * HELD_OUT * CALLS
 BUDGET = TEACHER_CALLS + CHECK + 20 * TRIAL
 both_kinds = pytest.mark.parametrize("schedule", [VE, FLOW], ids=["diffusion", "flow"])
@@ -62,7 +63,7 @@ def starts(schedule: NoiseSchedule, images: int, seed: int = 0) -> torch.Tensor:
     return noise(images, seed) * (math.hypot(sigma, 1.0) if schedule == VE else sigma)
 
 
-def rivals(schedule: NoiseSchedule, calls: int = CALLS) -> dict[str, calibrate.Rival]:
+def rivals(calls: int = CALLS, schedule: NoiseSchedule = VE) -> dict[str, calibrate.Rival]:
     own = recommended_sigmas(schedule, *ENDS[schedule], calls)
     even = [*log_snr(schedule, *ENDS[schedule], calls - 1, 0.95), 0.0]
     given: dict[str, Any] = {"schedule": schedule, "disable": True}
@@ -75,17 +76,25 @@ def rivals(schedule: NoiseSchedule, calls: int = CALLS) -> dict[str, calibrate.R
 def run(
     schedule: NoiseSchedule, model: Any = None, calls: int = CALLS, **settings: Any
 ) -> calibrate.Result:
+    asked = settings_of(schedule, [calls], **settings)
+    return results(asked, [model or denoiser(schedule == FLOW, guidance=2.0, classes=[3])])[0]
+
+
+def settings_of(
+    schedule: NoiseSchedule, calls: Sequence[int], **settings: Any
+) -> calibrate.Settings:
+    given = {"budget": BUDGET, "batch": 8, **settings}
+    return calibrate.Settings(schedule, teacher_sigmas(schedule, *ENDS[schedule]), calls, **given)
+
+
+def results(asked: calibrate.Settings, models: Sequence[Any]) -> tuple[calibrate.Result, ...]:
+    schedule = asked.schedule
     return calibrate.calibrate(
-        model or denoiser(schedule == FLOW, guidance=2.0, classes=[3]),
+        models,
         starts(schedule, SEEDS),
         starts(schedule, HELD_OUT, seed=1),
-        rivals(schedule, calls),
-        calibrate.Settings(
-            schedule,
-            teacher_sigmas(schedule, *ENDS[schedule]),
-            calls,
-            **{"budget": BUDGET, "batch": 8, **settings},
-        ),
+        partial(rivals, schedule=schedule),
+        asked,
     )
 
 
@@ -132,7 +141,9 @@ def test_it_is_by_far_closer_on_noises_it_has_not_seen(schedule: NoiseSchedule) 
         fine = teacher_sigmas(schedule, *ENDS[schedule], 200)
         exact = TEACHER(model, x, [*fine, 0.0], schedule=schedule)
         ours = sample_calibrated(model, x, found.sigmas, calibration=found, disable=True)
-        assert distance(ours, exact) < 0.5 * distance(rivals(schedule)["2M"](model, x), exact)
+        assert distance(ours, exact) < 0.5 * distance(
+            rivals(schedule=schedule)["2M"](model, x), exact
+        )
 
 
 @both_kinds
@@ -165,18 +176,18 @@ def test_the_teachers_list(schedule: NoiseSchedule, points: int) -> None:
 def test_the_budget_is_kept_and_counted(budget: int, batch: int) -> None:
     model, told = Counted(), list[tuple[int, str]]()
     found = run(VE, model, budget=budget, batch=batch, tick=lambda n, what: told.append((n, what)))
-    plan = cost.cost(budget, CALLS, SEEDS, HELD_OUT, POINTS, 2)
+    plan = cost.cost(budget, [CALLS], SEEDS, HELD_OUT, LISTS, 2)
     assert model.images <= plan.total <= budget
     assert model.images == found.calibration.fitted.model_calls == sum(n for n, _ in told)
     assert max(model.batches) <= batch
     spent = {what: sum(n for n, doing in told if doing == what) for _, what in told}
     assert list(spent) == [
         "solving finely",
-        "choosing sigmas and weights",
+        f"choosing sigmas and weights for {CALLS} calls",
         "measuring on other noises",
     ]
     assert spent["solving finely"] == plan.teacher == TEACHER_CALLS
-    assert spent["choosing sigmas and weights"] <= plan.trials * plan.trial
+    assert spent[f"choosing sigmas and weights for {CALLS} calls"] <= plan.trials * plan.trial
     assert spent["measuring on other noises"] == plan.check == CHECK
 
 
@@ -187,9 +198,9 @@ def test_a_budget_that_is_too_small_says_which_would_do() -> None:
     least = int(str(caught.value).split("at least ")[1].split(",")[0])
     assert model.images == 0
     assert least == TEACHER_CALLS + CHECK + cost.FIRST_TRIALS * TRIAL
-    assert cost.cost(least, CALLS, SEEDS, HELD_OUT, POINTS, 2).total <= least
+    assert cost.cost(least, [CALLS], SEEDS, HELD_OUT, LISTS, 2).total <= least
     with pytest.raises(ValueError, match="too small"):
-        cost.cost(least - 1, CALLS, SEEDS, HELD_OUT, POINTS, 2)
+        cost.cost(least - 1, [CALLS], SEEDS, HELD_OUT, LISTS, 2)
 
 
 @pytest.mark.parametrize("calls", [0, POINTS // 2 + 1])
@@ -199,12 +210,12 @@ def test_more_calls_than_the_teachers_list_has_room_for(calls: int) -> None:
 
 
 def test_one_call_and_one_noise_will_do() -> None:
-    found = calibrate.calibrate(
-        denoiser(False),
+    (found,) = calibrate.calibrate(
+        [denoiser(False)],
         starts(VE, 1),
         starts(VE, 1, 1),
-        {},
-        calibrate.Settings(VE, (14.6, 5.0, 1.0, 0.1), 1),
+        lambda _: {},
+        calibrate.Settings(VE, (14.6, 5.0, 1.0, 0.1), [1]),
     )
     assert found.calibration.sigmas == (14.6, 0.0)
 
@@ -244,12 +255,12 @@ def test_no_more_than_a_batch_is_on_the_device(batch: int) -> None:
     sigmas = teacher_sigmas(VE, *ENDS[VE], 20)
     seen, others = (starts(VE, n, n).float().as_subclass(OnDevice) for n in (12, 6))
     with only_waiting_copies():
-        found = calibrate.calibrate(
-            model,
+        (found,) = calibrate.calibrate(
+            [model],
             seen,
             others,
-            rivals(VE, 3),
-            calibrate.Settings(VE, sigmas, 3, batch=batch, budget=700),
+            rivals,
+            calibrate.Settings(VE, sigmas, [3], batch=batch, budget=900),
         )
     assert found.best == calibrate.CALIBRATED
     image = seen.nbytes // 12
@@ -265,11 +276,11 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     size, states = seen[0].nbytes, 4 * (points + 1) * seeds * 64
     with Alive() as alive:
         calibrate.calibrate(
-            gaussian,
+            [gaussian],
             seen,
             others,
-            rivals(VE, 4),
-            calibrate.Settings(VE, sigmas, 4, batch=batch, budget=1400),
+            rivals,
+            calibrate.Settings(VE, sigmas, [4], batch=batch, budget=1800),
         )
     # The noises were there before.
     few = 2**18 + 16 * batch * size
@@ -278,8 +289,9 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_search_keeps_few_states(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surrogate, "STATES_BYTES", 2**17)
-    model = Model(denoiser(False), 8, lambda *_: None)
-    records = teacher.teach(model, starts(VE, 6), teacher_sigmas(VE, *ENDS[VE], 40), VE)
+    model = Model([denoiser(False)], 8, lambda *_: None)
+    lists = teacher.refinements(teacher_sigmas(VE, *ENDS[VE], 40))
+    records = teacher.teach(model, starts(VE, 6), lists, VE)
     of_model, peaks = surrogate.Surrogate(records, VE, 5), [0]
 
     def note() -> None:
@@ -307,8 +319,8 @@ def test_more_noises_than_the_memory_may_hold_are_refused() -> None:
     model = Counted()
     huge = torch.empty(1).expand(256, largest)
     with pytest.raises(ValueError, match="main memory"):
-        asked = calibrate.Settings(VE, (10.0, 1.0, 0.1), 1, budget=10**6)
-        calibrate.calibrate(model, huge, huge[:8], {}, asked)
+        asked = calibrate.Settings(VE, (10.0, 1.0, 0.1), [1], budget=10**6)
+        calibrate.calibrate([model], huge, huge[:8], lambda _: {}, asked)
     assert model.images == 0
 
 
@@ -327,7 +339,7 @@ def test_an_interrupt_keeps_the_best_so_far(images: int) -> None:
     x, model = starts(VE, HELD_OUT, 1), denoiser(False, 2.0, [3])
     exact = TEACHER(model, x, [*teacher_sigmas(VE, *ENDS[VE]), 0.0])
     ours = sample_calibrated(model, x, kept[-1].sigmas, calibration=kept[-1], disable=True)
-    assert distance(ours, exact) < distance(rivals(VE)["2M"](model, x), exact)
+    assert distance(ours, exact) < distance(rivals()["2M"](model, x), exact)
 
 
 @pytest.mark.parametrize("after", [0, 7, 2 * POINTS + 3])
@@ -351,16 +363,17 @@ def test_a_rival_that_leads_nowhere_is_infinitely_far() -> None:
         raise NotFiniteError
 
     sigmas = teacher_sigmas(VE, *ENDS[VE], 20)
-    given = (denoiser(False), starts(VE, 4), starts(VE, 4, 1), {"broken": broken})
-    found, best = calibrate.calibrate(*given, calibrate.Settings(VE, sigmas, 3))
+    given = ([denoiser(False)], starts(VE, 4), starts(VE, 4, 1), lambda _: {"broken": broken})
+    ((found, best),) = calibrate.calibrate(*given, calibrate.Settings(VE, sigmas, [3]))
     assert best == calibrate.CALIBRATED and found.fitted.errors["broken"] == math.inf
 
 
 def test_a_rival_that_is_closer_is_named() -> None:
     sigmas = teacher_sigmas(VE, *ENDS[VE], 20)
     same = {"2M": partial(TEACHER, sigmas=[*sigmas, 0.0])}
-    given = (denoiser(False), starts(VE, 4), starts(VE, 4, 1), same)
-    assert calibrate.calibrate(*given, calibrate.Settings(VE, sigmas, 3)).best == "2M"
+    given = ([denoiser(False)], starts(VE, 4), starts(VE, 4, 1), lambda _: same)
+    (found,) = calibrate.calibrate(*given, calibrate.Settings(VE, sigmas, [3]))
+    assert found.best == "2M"
 
 
 # --- its parts -----------------------------------------------------------------------------------
@@ -407,8 +420,8 @@ def test_one_image_that_goes_astray_does_not_decide() -> None:
 
 def test_searched_lists_fall_and_are_better_than_where_they_started() -> None:
     sigmas = teacher_sigmas(VE, *ENDS[VE], 40)
-    model = Model(denoiser(False), 8, lambda *_: None)
-    records = teacher.teach(model, starts(VE, 6), sigmas, VE)
+    model = Model([denoiser(False)], 8, lambda *_: None)
+    records = teacher.teach(model, starts(VE, 6), teacher.refinements(sigmas), VE)
     ticks = itertools.count()
     for calls in (1, 2, 5, 12):
         of_model = surrogate.Surrogate(records, VE, calls)
@@ -511,12 +524,15 @@ def test_the_nearest_sigma() -> None:
 @both_kinds
 def test_a_file_holds_everything(schedule: NoiseSchedule, tmp_path: Path) -> None:
     found = result(schedule).calibration
-    for i, one in enumerate((found, Calibration("diffusion", (1.0, 0.0), (Weights(0.5, (0.5,)),)))):
+    about = Fitted("SDXL", 7.0, 3, 9, {"2M": 0.1}, False, "euler", (4, 8, 8), 3.0, 2, 1, "2", "ab")
+    of_sampler = Calibration(found.kind, (1.0, 0.5, 0.0), (), about)
+    one_call = Calibration("diffusion", (1.0, 0.0), (Weights(0.5, (0.5,)),))
+    for i, some in enumerate(((found,), (one_call,), (found, of_sampler, found))):
         path = tmp_path / "new" / f"{i}.safetensors"
-        files.save(one, path)
-        assert files.load(path) == one
+        files.save(some, path)
+        assert files.load(path) == some
         with pytest.raises(FileExistsError):
-            files.save(one, path)
+            files.save(some, path)
 
 
 def packed(metadata: dict[str, str] | None = None, **tensors: Any) -> bytes:
@@ -534,7 +550,7 @@ def packed(metadata: dict[str, str] | None = None, **tensors: Any) -> bytes:
 def test_a_plain_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(packed())
-    found = files.load(path)
+    (found,) = files.load(path)
     assert found.steps == (Weights(0.1, (0.9,)), Weights(0.0, (1.1, -0.1)))
     assert found.fitted == Fitted()
 
@@ -546,11 +562,15 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "header": (b"\xff" * 64, ""),
     "large": (packed() + bytes(files.MOST_BYTES), "too large"),
     "format": (packed({"format": "x"}), "something else"),
-    "version": (packed({"version": "2"}), "update the pack"),
+    "version": (packed({"version": "3"}), "update the pack"),
     "kind": (packed({"kind": "pixels" * 1000}), "model of the type"),
     "fitted": (packed({"fitted": "[" * 100_000}), ""),
     "fitted list": (packed({"fitted": "[]"}), "description"),
     "fitted number": (packed({"fitted": json.dumps({"seeds": math.inf})}), ""),
+    "fitted many": (packed({"fitted": json.dumps([{}] * 101)}), "description"),
+    "fitted more": (packed({"fitted": "[{}, {}]"}), ""),
+    "no weights for a sampler of no name": (packed({"fitted": "[{}]"}, weights=None), ""),
+    "axes": (packed({"fitted": json.dumps({"shape": [1] * 99})}), "description"),
     "errors": (packed({"fitted": json.dumps({"errors": {"a": "far"}})}), ""),
     "no sigmas": (packed(sigmas=None), ""),
     "no weights": (packed(weights=None), ""),
@@ -612,11 +632,12 @@ def test_what_a_file_says_of_its_origin_is_shown_plainly(tmp_path: Path) -> None
     path = tmp_path / "eu\udce9.safetensors"
     text = "eu\ud800ler\n" * 100
     path.write_bytes(packed({"fitted": json.dumps({"model": text, "errors": {text: 0.1}})}))
-    fitted = files.load(path).fitted
+    (one,) = files.load(path)
+    fitted = one.fitted
     for shown in (fitted.model, *fitted.errors):
         shown.encode()
         assert len(shown.splitlines()) == 1 and len(shown) < 200
-    path.write_bytes(packed({"version": "2\u2028" * 100}))
+    path.write_bytes(packed({"version": "3\u2028" * 100}))
     with pytest.raises(ValueError) as caught:
         files.load(path)
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
@@ -626,10 +647,10 @@ def test_what_a_file_says_of_its_origin_is_shown_plainly(tmp_path: Path) -> None
 def test_what_was_stopped_says_so(tmp_path: Path) -> None:
     found = Calibration("diffusion", (1.0, 0.0), (Weights(0.5, (0.5,)),), Fitted(stopped=True))
     path = files.free_path(tmp_path, "x" * files.LONGEST_NAME, "_unmeasured")
-    files.save(found, path)
-    assert path.stem.endswith("_unmeasured") and files.load(path).fitted.stopped
+    files.save([found], path)
+    assert path.stem.endswith("_unmeasured") and files.load(path)[0].fitted.stopped
     path.write_bytes(packed({"fitted": json.dumps({"model": "SD"})}))  # as version 1.0 wrote it
-    assert not files.load(path).fitted.stopped
+    assert not files.load(path)[0].fitted.stopped
 
 
 @pytest.mark.parametrize(
@@ -694,7 +715,7 @@ def test_what_loads_runs(tmp_path: Path) -> None:
         path.write_bytes(content)
         loaded.append(False)
         try:
-            found = files.load(path)
+            (found,) = files.load(path)
         except ValueError as error:
             assert str(error).startswith("x.safetensors is no calibration that can be used: ")
             return

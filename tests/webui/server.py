@@ -166,7 +166,7 @@ def start(work: Path, timeout: float = 300.0) -> Iterator[WebUI]:
         checkpoint.symlink_to(sd15.checkpoint())
         this.beside(checkpoint, tree, work)
     calibration = test_stand_in.calibration(test_stand_in.Model(), fitted=Fitted("BaseModel"))
-    files.save(calibration, work / "models" / "dpm_solver" / "sd15 6 calls.safetensors")
+    files.save([calibration], work / "models" / "dpm_solver" / "sd15 6 calls.safetensors")
     (work / "config.json").write_text(json.dumps({**OPTIONS, **this.options}))
     port = harness.free_port()
     # Without the permission gradio would not serve the host's own scripts to its page.

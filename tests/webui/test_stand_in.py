@@ -659,7 +659,7 @@ def calibration(model: Model, calls: int = 6, fitted: Fitted = Fitted()) -> Cali
 def save(host: Host, found: Calibration, name: str = "My cat karras") -> Path:
     path = Path(host.paths.models_path) / "dpm_solver" / f"{name}.safetensors"
     path.unlink(missing_ok=True)
-    files.save(found, path)
+    files.save([found], path)
     host.load()
     return path
 
@@ -725,7 +725,7 @@ def test_a_file_that_cannot_be_used_is_no_sampler_and_the_log_says_why(
         "large": content + bytes(1 << 20),
         "other format": content.replace(b"dpm_solver_calibration", b"dpm_solver_calibratiom"),
         "caf\udce9": content[:100],
-        "later version": content.replace(b'"version":"1"', b'"version":"9"'),
+        "later version": content.replace(b'"version":"2"', b'"version":"9"'),
     }
     for name, changed in damaged.items():
         good.with_name(f"{name}.safetensors").write_bytes(changed)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.samplers
 from comfy_api.latest import io, ui
 
 from .. import calibrate, calibrations, guiding
 from . import inputs
+
+PROMPTS = ("guider", "positive", "negative")
+"""Inputs of which several may be connected, as a list."""
 
 
 class DPMSolver_Calibrate(io.ComfyNode):
@@ -62,13 +66,13 @@ class DPMSolver_Calibrate(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "model_calls",
-                    default=5000,
+                    default=12000,
                     min=100,
                     max=1000000,
                     step=100,
                     tooltip="The most model calls that the calibration may make, counted per image. "
-                    "5000 take about five minutes for SD 1.5 at 512 pixels on a current GPU. The log "
-                    "and the node say beforehand how many it will make.",
+                    "A high CFG, where converged images take more steps, and more_calls need more. "
+                    "The log and the node say beforehand how many it will make.",
                 ),
                 io.Int.Input(
                     "batch",
@@ -83,13 +87,31 @@ class DPMSolver_Calibrate(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="",
-                    tooltip="Name of the file in models/dpm_solver. Empty: made from model, calls and "
-                    "CFG. An older file is never overwritten: a number is added to the name.",
+                    tooltip="Name of the file in models/dpm_solver, with / between subfolders. Empty: "
+                    "made from model, calls and CFG. An older file is never overwritten: a number is "
+                    "added to the name.",
                 ),
                 *inputs.guider_or_model(
                     model="The model to calibrate on, if no guider is connected.",
                     positive="A prompt like those you use; the solver works for others too.",
                     negative="The negative prompt; an empty one will do.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=[calibrate.OWN_WEIGHTS, *comfy.samplers.KSampler.SAMPLERS],
+                    default=calibrate.OWN_WEIGHTS,
+                    optional=True,
+                    tooltip="calibrated: fits sigmas and step weights, which is closest. Or the name "
+                    "of a sampler: finds the sigmas that are best for it on this model, as lists like "
+                    "Align Your Steps or OptimalSteps are for other models. It must call the model "
+                    "once a step and add no noise: euler, dpmpp_2m, res_multistep, uni_pc, ...",
+                ),
+                io.String.Input(
+                    "more_calls",
+                    default="",
+                    optional=True,
+                    tooltip='Further numbers of model calls, such as "5, 12". They share the '
+                    "converged images and go into the same file. Allow more model_calls for each.",
                 ),
             ],
             outputs=[
@@ -102,30 +124,38 @@ class DPMSolver_Calibrate(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
+            is_input_list=True,
         )
 
     @classmethod
-    def execute(
-        cls,
-        latent_image: dict[str, Any],
-        calls: int,
-        cfg: float,
-        seeds: int,
-        held_out: int,
-        model_calls: int,
-        noise_seed: int,
-        name: str,
-        batch: int = 4,
-        guider: Any = None,
-        model: Any = None,
-        positive: Any = None,
-        negative: Any = None,
-        **_: Any,
-    ) -> io.NodeOutput:
-        used = guiding.guider_of(guider, model, positive, negative, cfg, "DPM-Solver Calibrate")
-        asked = calibrate.Asked(calls, noise_seed, seeds, held_out, model_calls, batch, name)
-        pair = calibrate.run(used, latent_image, asked, cls.hidden.unique_id)
+    def execute(cls, **inputs: list[Any]) -> io.NodeOutput:
+        """Each input is a list: of several prompts or guiders, and otherwise of one value."""
+        prompts = [inputs.pop(name, [None]) or [None] for name in PROMPTS]
+        one = {name: values[0] for name, values in inputs.items()}
+        model, cfg, count = one.get("model"), one["cfg"], max(map(len, prompts))
+        several = zip(*(_repeated(values, count) for values in prompts), strict=True)
+        guiders = [
+            guiding.guider_of(guider, model, positive, negative, cfg, "DPM-Solver Calibrate")
+            for guider, positive, negative in several
+        ]
+        asked = calibrate.Asked(
+            one["calls"],
+            one["noise_seed"],
+            one["seeds"],
+            one["held_out"],
+            one["model_calls"],
+            one.get("batch", 4),
+            one["name"],
+            one.get("more_calls", ""),
+            one.get("sampler", calibrate.OWN_WEIGHTS),
+        )
+        pair = calibrate.run(guiders, one["latent_image"], asked, cls.hidden.unique_id)
         return io.NodeOutput(*pair, ui=ui.PreviewText(pair.text))
+
+
+def _repeated(values: list[Any], count: int) -> list[Any]:
+    """So many values, the last one repeated."""
+    return [*values, *values[-1:] * (count - len(values))]
 
 
 class DPMSolver_Calibrated(io.ComfyNode):
@@ -147,8 +177,9 @@ class DPMSolver_Calibrated(io.ComfyNode):
                 io.Combo.Input(
                     "calibration",
                     options=calibrations.names(),
-                    tooltip="A file in models/dpm_solver. To use a file of somebody else, copy it "
-                    "there and press R.",
+                    tooltip="A file in models/dpm_solver or its subfolders. With the mouse over "
+                    "it, its text says for which model and settings it is. To use a file of somebody "
+                    "else, copy it there and press R.",
                 ),
                 io.Model.Input(
                     "model",
@@ -158,6 +189,25 @@ class DPMSolver_Calibrated(io.ComfyNode):
                 inputs.denoise(
                     "Below 1 for image to image: starts at the sigma of the list that is nearest to "
                     "this part of the model's time, with fewer model calls."
+                ),
+                io.Int.Input(
+                    "calls",
+                    default=0,
+                    min=0,
+                    max=100,
+                    optional=True,
+                    tooltip="For a file with several numbers of model calls: which one. 0: the first.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    optional=True,
+                    tooltip="For a file with several CFGs: the one you sample with; the nearest is "
+                    "taken. 0: the first.",
                 ),
             ],
             outputs=[
@@ -178,5 +228,13 @@ class DPMSolver_Calibrated(io.ComfyNode):
         return calibrations.fingerprint(calibration)
 
     @classmethod
-    def execute(cls, calibration: str, model: Any, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
-        return io.NodeOutput(*calibrations.load(calibration, model, denoise))
+    def execute(
+        cls,
+        calibration: str,
+        model: Any,
+        denoise: float = 1.0,
+        calls: int = 0,
+        cfg: float = 0.0,
+        **_: Any,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(*calibrations.load(calibration, model, denoise, calls, cfg))

@@ -41,6 +41,14 @@ class DPMSolver_Recommended(io.ComfyNode):
                     12, "Steps, each one model call. Try 12 on flow models, 20 on others."
                 ),
                 inputs.denoise(inputs.LAST_STEPS),
+                io.Boolean.Input(
+                    "use_calibrations",
+                    default=True,
+                    tooltip="If DPM-Solver Calibrate was run on this very model, for this number of "
+                    "steps and a CFG up to 30 % higher or lower, its result is used in place of this "
+                    "sampler; the log says so.",
+                    **inputs.ADVANCED,
+                ),
             ],
             outputs=[
                 io.Sampler.Output(tooltip="The sampler. It goes with the sigmas beside it."),
@@ -49,5 +57,14 @@ class DPMSolver_Recommended(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, steps: int, denoise: float = 1.0, **_: Any) -> io.NodeOutput:
-        return io.NodeOutput(*sampling.recommended_pair(ComfyModel.of(model), steps, denoise))
+    def execute(
+        cls,
+        model: Any,
+        steps: int,
+        denoise: float = 1.0,
+        use_calibrations: bool = True,
+        **_: Any,
+    ) -> io.NodeOutput:
+        host_model = ComfyModel.of(model)
+        pair = sampling.recommended_pair(host_model, steps, denoise, own_model=use_calibrations)
+        return io.NodeOutput(*pair)

@@ -362,10 +362,26 @@ class SaveLatent:
         return {"ui": {"latents": [{"filename": path.name, "subfolder": "", "type": "output"}]}}
 
 
+class List:
+    """Two conditionings as a list, as nodes make it that handle many prompts."""
+
+    CATEGORY = "_for_testing/dpm-solver"
+    RETURN_TYPES = ("CONDITIONING",)
+    OUTPUT_IS_LIST = (True,)
+    FUNCTION = "listed"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
+        return {"required": {"first": ("CONDITIONING",), "second": ("CONDITIONING",)}}
+
+    def listed(self, first: Any, second: Any) -> tuple[list[Any]]:
+        return ([first, second],)
+
+
 NODE_CLASS_MAPPINGS = {
     f"DPMSolverTest_{node.__name__}": node
     for node in (
         *(Count, Slow, NaN, Nudge, Switch, Guidance, MoveSigmas, Override),
-        *(Control, Mask, SaveLatent),
+        *(Control, Mask, SaveLatent, List),
     )
 }
