@@ -71,7 +71,7 @@ def convergence(cells: Sequence[Cell], budgets: Sequence[int], reference: Refere
     ticks = sorted(
         {*budgets, *(cell.calls for cell in cells if cell.budget is None and cell.calls)}
     )
-    _call_ticks(axes, ticks)
+    _call_ticks(axes, ticks, [cell.calls for cell in cells if cell.error > 0.0])
     _decades(axes, [cell.error for cell in cells if cell.error > 0.0])
     axes.set_xlabel("model calls", fontsize=TEXT, color=INK)
     axes.set_ylabel("error (RMS)", fontsize=TEXT, color=INK)
@@ -135,8 +135,12 @@ def _curve(axes: Any, row: Sequence[Cell], index: int) -> Any:
     )[0]
 
 
-def _call_ticks(axes: Any, ticks: Sequence[int]) -> None:
-    """Label the axis with the numbers of calls, except those that would touch their left neighbour."""
+def _call_ticks(axes: Any, ticks: Sequence[int], drawn: Sequence[int]) -> None:
+    """Label the axis with the numbers of calls, except those that would touch their left neighbour.
+
+    Args:
+        drawn: the calls of the points, which may be fewer than the ticks': all are to be seen.
+    """
     from matplotlib.ticker import NullFormatter, NullLocator
 
     first, last = ticks[0], ticks[-1]
@@ -148,7 +152,7 @@ def _call_ticks(axes: Any, ticks: Sequence[int]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(shown, [str(tick) for tick in shown])
-    axes.set_xlim(first / 1.08, last * 1.08)
+    axes.set_xlim(min([first, *drawn]) / 1.08, max([last, *drawn]) * 1.08)
 
 
 def _decades(axes: Any, errors: Sequence[float]) -> None:

@@ -9,7 +9,7 @@ from . import table
 from .grid import EMPTY, FAINT, INK, MARGIN, PAPER, fitting
 from .report import Report
 
-TITLE, TEXT = 44, 26  # font sizes
+TITLE, TEXT = 44, 24  # font sizes
 LINE = 40
 SMALLEST = 0.5
 """The images are scaled down to the height of what is beside them, but by no more than this."""
@@ -52,7 +52,8 @@ def _head(report: Report, width: int) -> np.ndarray:
     ]
     canvas = Image.new("RGB", (width, MARGIN + TITLE + 20 + len(lines) * LINE), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN, MARGIN), fitting(report.setup.name, title, width - 2 * MARGIN), INK, title)
+    question = fitting(f"Which sampler for {report.setup.name}?", title, width - 2 * MARGIN)
+    draw.text((MARGIN, MARGIN), question, INK, title)
     for i, line in enumerate(lines):
         draw.text((MARGIN, MARGIN + TITLE + 20 + i * LINE), line, FAINT, text)
     return np.asarray(canvas)
@@ -76,7 +77,7 @@ def _figures(report: Report, width: int) -> np.ndarray:
     rows = table.rows(report.cells, report.budgets)
     marked = _marked(report)
     columns = [
-        max(map(font.getlength, column)) + 32 for column in list(zip(*rows, strict=True))[1:]
+        max(map(font.getlength, column)) + 28 for column in list(zip(*rows, strict=True))[1:]
     ]
     first = width - 2 * MARGIN - sum(columns)
     if first < 0.25 * width:  # more numbers of calls than fit

@@ -91,7 +91,7 @@ def _drop_loose_links(graph: dict[str, Any]) -> None:
     }
     kept = {}
     for link, source, slot, _target, _slot, kind in graph["links"]:
-        if link in held and slot < len(nodes[source]["outputs"]):
+        if link in held and source in nodes and slot < len(nodes[source]["outputs"]):
             kept[link] = [link, source, slot, *held[link], kind]
     graph["links"] = list(kept.values())
     for node in graph["nodes"]:

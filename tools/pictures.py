@@ -47,6 +47,7 @@ class Template:
 COMPARED = {
     "DPMSolver_Compare": {2: "dpmpp_2m karras\ndpm_solver++_recommended dpm_solver_recommended"}
 }
+NAMED = {"DPMSolver_Compare": {6: "which_sampler/the demo model"}}
 # "calibrated" loads what "calibrate" has saved.
 TEMPLATES = {
     "ksampler_menu": Template("DPM++ 2M in KSampler, 20 calls"),
@@ -61,9 +62,11 @@ TEMPLATES = {
     "calibrated": Template("Calibrated, 8 calls"),
     "solver_compare": Template("Which sampler is closest?", values=COMPARED),
     "which_sampler_flow": Template(
-        "Which sampler for my flow model?", "3", saved_by="DPMSolver_Compare"
+        "Which sampler for my flow model?", "3", saved_by="DPMSolver_Compare", values=NAMED
     ),
-    "which_sampler_sdxl": Template("Which sampler for SDXL?", "8", saved_by="DPMSolver_Compare"),
+    "which_sampler_sdxl": Template(
+        "Which sampler for my SDXL?", "8", saved_by="DPMSolver_Compare", values=NAMED
+    ),
     "plot_sigmas": Template("A schedule and its weights"),
     "two_models": Template("Two models in one run, as Wan 2.2"),
 }

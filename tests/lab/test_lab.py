@@ -357,6 +357,15 @@ def test_a_label_is_in_the_plot_whatever_it_holds(text: str, reference: Referenc
     assert np.array_equal(image[: -legend.start], without[: -legend.start])
 
 
+def test_runs_of_fewer_calls_than_wanted_are_within_the_axes(reference: Reference) -> None:
+    """Samplers that call the model twice a step, whose first point lies below the first number."""
+    cells = [Cell("heun", 0, n, n - 1, 0.1, 1.0 / n) for n in (4, 8)]
+    plot = plots.convergence(cells, [4, 8], reference)
+    blue = [int(plots.COLOURS[0][i : i + 2], 16) for i in (1, 3, 5)]
+    columns = np.flatnonzero((plot[150:750] == blue).all(-1).any(0))
+    assert columns.min() > 0.135 * plot.shape[1]
+
+
 def test_a_formula_is_drawn_letter_by_letter(reference: Reference) -> None:
     plain, formula = (
         plots.convergence([Cell(label, 0, 5, 5, 0.1, 0.1)], [5], reference)

@@ -226,6 +226,8 @@ class _Draw:
         elif "sampler_name" in sampler["inputs"]:
             # An adaptive sampler of the menu takes few calls, whatever the list is.
             sampler["inputs"]["sampler_name"] = self.random.choice(fixed)
+        elif "method" in sampler["inputs"]:  # not every setting goes with every method
+            sampler["inputs"] |= {"method": "multistep", "cfg_pp": False, "r": 0.0}
         sigmas = scheduled(self.random.choice(self.offer.schedulers[:3]), 10000)
         around = self.random.choice((custom, custom_advanced, None))
         graph = around(sampler, sigmas, **options) if around else None
