@@ -5,7 +5,7 @@ import { app } from "../../scripts/app.js";
 async function textOf(name) {
     try {
         const answer = await api.fetchApi(`/dpm_solver/calibration?name=${encodeURIComponent(name)}`);
-        return answer.ok ? await answer.text() : "";
+        return answer.ok ? await answer.json() : "";
     } catch {
         return "";
     }

@@ -37,4 +37,4 @@ def register_routes() -> None:
     async def calibration(request: Any) -> Any:
         from . import calibrations  # with the lab, without which the menus are registered, too
 
-        return web.Response(text=calibrations.about(request.query.get("name", "")))
+        return web.json_response(calibrations.about(request.query.get("name", "")))

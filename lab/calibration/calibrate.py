@@ -151,7 +151,7 @@ def calibrate(
     converged = together(
         [solve(model, part, lists, schedule, records.kept, limit) for part in parts]
     )
-    unconverged = int((~records.counted).sum() + (~converged.converged).sum())
+    unconverged = records.solved.unconverged + converged.unconverged
     known = replace(settings.fitted, prompts=len(models), unconverged=unconverged)
     settings = replace(settings, fitted=known)
 

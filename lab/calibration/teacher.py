@@ -177,6 +177,11 @@ class Solved(NamedTuple):
         good: Array = (self.differences <= TOLERANCE).numpy()
         return good if 2 * good.sum() >= len(good) else np.ones_like(good)
 
+    @property
+    def unconverged(self) -> int:
+        """How many did not converge."""
+        return int((self.differences > TOLERANCE).sum())
+
 
 @dataclass(frozen=True)
 class Records:

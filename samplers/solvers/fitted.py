@@ -63,7 +63,7 @@ class Fitted:
         shape: of the latent: channels, then its axes.
         shift: of a flow's times in the host, or None.
         prompts: how many it was fitted on.
-        unconverged: how many of the images did not converge; they were left out unless they were most.
+        unconverged: how many images did not converge; they were left out unless they were most.
         version: of this pack.
         fingerprint: of the model's weights, or "".
     """

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 
 from dpm_solver_nodes.lab import metrics
-from dpm_solver_nodes.lab.calibration import cost, files, teacher
+from dpm_solver_nodes.lab.calibration import cost, files, teacher, texts
 from dpm_solver_nodes.samplers.solvers.fitted import Calibration
+from dpm_solver_nodes.tests.comfyui.test_languages import ALONE
 from dpm_solver_nodes.tests.support.digits import (
     MODEL,
     Graph,
@@ -33,6 +34,7 @@ from dpm_solver_nodes.tests.support.digits import (
     spaced,
 )
 from dpm_solver_nodes.tests.support.probing import counts, reset_counts
+from dpm_solver_nodes.tools import browser
 from dpm_solver_nodes.tools.server import PromptError, Server, events
 
 SD3 = node("ModelSamplingSD3", shift=3.0)
@@ -186,6 +188,25 @@ def test_the_file_is_in_the_menu(host: Server, diffusion: Made, flow: Made) -> N
     message, calls = complaint(host, calibrated(other.name))
     assert message.startswith(f'There is no calibration "{other.name}" in ') and calls == 0
     other.unlink()
+
+
+def test_the_page_shows_what_a_file_is_for(host: Server, diffusion: Made, flow: Made) -> None:
+    """In the tooltip of the menu, for the value that is set."""
+    about = "/dpm_solver/calibration?name="
+    assert "5 model calls, for BaseModel, shift 3, CFG 2" in host.get(f"{about}{flow.name}")
+    assert host.get(f"{about}..%2Fx") == ""
+    if reason := browser.missing():
+        pytest.skip(reason)
+    menu_of = "window.app.graph._nodes.at(-1).widgets.find((one) => one.name === 'calibration')"
+    with browser.opened(host) as page:
+        page.evaluate(ALONE, "DPMSolver_Calibrated")
+        for made in (flow, diffusion):
+            page.evaluate(
+                f"(name) => {{ const menu = {menu_of}; menu.value = name; menu.callback(name) }}",
+                made.name,
+            )
+            text = texts.described(made.found)
+            page.wait_for_function(f"(text) => {menu_of}.tooltip === text", arg=text)
 
 
 def test_a_file_name_that_is_no_utf_8(host: Server, diffusion: Made) -> None:

@@ -241,8 +241,11 @@ def test_the_teacher_is_refined_where_it_has_not_converged() -> None:
     assert of_smooth == calls[0] and smooth.converged.all()
     swinging, of_swinging = solved(stiff(24.0), math.inf)
     assert of_swinging > calls[0] and swinging.converged.all()
-    _, of_bounded = solved(stiff(24.0), 0.0)
+    bounded, of_bounded = solved(stiff(24.0), 0.0)
     assert of_bounded == calls[0]
+    assert (
+        bounded.converged.all() and bounded.unconverged == 4
+    )  # all count, as too few would be left
 
 
 def test_images_that_do_not_converge_are_left_out_and_told() -> None:
