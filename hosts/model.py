@@ -185,13 +185,16 @@ class HostModel(ABC):
         if share_of(positions) == 1.0:
             return options, sigmas
         grid = Grid.of(sigmas, self.schedule)
-        part = part_of(grid)
-        first, last = grid.sigmas[0], grid.sigmas[-1]
-        starts = math.isclose(first, self.sigma_max, rel_tol=SAME_START)
-        if part is None or not (part.whole and starts and last == 0.0):
+        if not self.is_recommended(grid):
             return options, sigmas
         _, *own = self.above_zero(RECOMMENDED, grid.calls - 1, positions=positions)
-        return options, sigmas.new_tensor([first, *own, 0.0])
+        return options, sigmas.new_tensor([grid.sigmas[0], *own, 0.0])
+
+    def is_recommended(self, grid: Grid) -> bool:
+        """Whether these sigmas are the model's whole recommended list, from its sigma_max to 0."""
+        part = part_of(grid)
+        starts = math.isclose(grid.sigmas[0], self.sigma_max, rel_tol=SAME_START)
+        return part is not None and part.whole and starts and grid.sigmas[-1] == 0.0
 
     def on_whole_times(self, sigmas: Sequence[float]) -> list[float]:
         """The sigmas, each moved to the nearest whole time if the host passes only whole times.

@@ -37,7 +37,6 @@ from .solvers.singlestep import Singlestep
 Sigmas = torch.Tensor | Sequence[float]
 
 
-@torch.no_grad()
 def sample_multistep(
     model: Denoiser,
     x: torch.Tensor,
@@ -139,7 +138,6 @@ def sample_multistep(
     )
 
 
-@torch.no_grad()
 def sample_singlestep(
     model: Denoiser,
     x: torch.Tensor,
@@ -212,7 +210,6 @@ def sample_singlestep(
     return sample(options, *given, schedule=schedule, noise_sampler=noise_sampler)
 
 
-@torch.no_grad()
 def sample_ancestral(
     model: Denoiser,
     x: torch.Tensor,
@@ -267,7 +264,6 @@ def sample_ancestral(
     )
 
 
-@torch.no_grad()
 def sample_er_sde(
     model: Denoiser,
     x: torch.Tensor,
@@ -354,7 +350,6 @@ def sample_recommended(
     return sample(options, model, x, sigmas, extra_args, callback, disable, schedule=schedule)
 
 
-@torch.no_grad()
 def sample_calibrated(
     model: Denoiser,
     x: torch.Tensor,

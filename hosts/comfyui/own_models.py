@@ -17,8 +17,7 @@ from ...samplers.grid import Grid
 from ...samplers.log import LOG
 from ...samplers.options import Options
 from ...samplers.solvers.fitted import Calibration
-from ...samplers.solvers.recommended import Recommended, part_of, positions_of
-from ..model import SAME_START
+from ...samplers.solvers.recommended import Recommended, positions_of
 from .model import ComfyModel
 
 FOLDER = "dpm_solver"
@@ -129,9 +128,7 @@ def _found(guider: Any, x: torch.Tensor, sigmas: torch.Tensor) -> tuple[str, Cal
     patcher = guider.model_patcher
     model = ComfyModel.of(patcher)
     grid = Grid.of(sigmas, model.schedule)
-    part = part_of(grid)
-    starts = math.isclose(grid.sigmas[0], model.sigma_max, rel_tol=SAME_START)
-    if part is None or not (part.whole and starts and grid.sigmas[-1] == 0.0):
+    if not model.is_recommended(grid):
         return None
     guidance = getattr(guider, "cfg", None)
     fitting = [

@@ -41,16 +41,19 @@ FREE_SETTINGS = (
 """Settings that other packs may change in a run, if the sampler has them; see `_signature`."""
 
 
-class Part(NamedTuple):
+class TimeRange(NamedTuple):
     """A part of a run, from one share of the model's time to another, as in ControlNet's percents."""
 
-    start: float = 0.0
-    end: float = 1.0
+    start: float
+    end: float
+
+
+WHOLE_RUN = TimeRange(0.0, 1.0)
 
 
 def sampler(
     options: Options,
-    noisy: Part = Part(),  # noqa: B008
+    noisy: TimeRange = WHOLE_RUN,
     own_model: bool = True,
 ) -> comfy.samplers.KSAMPLER:
     """A SAMPLER for the host's custom sampling nodes. It reads its noise schedule from the model.
@@ -64,7 +67,7 @@ def sampler(
 
 def with_host_model(
     options: Options,
-    noisy: Part = Part(),  # noqa: B008
+    noisy: TimeRange = WHOLE_RUN,
     own_model: bool = True,
 ) -> Callable[..., torch.Tensor]:
     """A sampler function as the host calls it.
@@ -115,9 +118,9 @@ def with_host_model(
     return sample
 
 
-def adapted(options: Options, noisy: Part, model: ComfyModel) -> Options:
+def adapted(options: Options, noisy: TimeRange, model: ComfyModel) -> Options:
     """The settings as a model needs them."""
-    if noisy != Part():
+    if noisy != WHOLE_RUN:
         s_tmin, s_tmax = model.sigma_after(noisy.end), model.sigma_after(noisy.start)
         options = replace(options, s_tmin=s_tmin, s_tmax=s_tmax)
     return options.on(model.schedule)

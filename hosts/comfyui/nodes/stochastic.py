@@ -160,7 +160,8 @@ class DPMSolver_SDE(io.ComfyNode):
             )
         settings = settings_of(cls, given)
         options = _options(method, settings, r)
-        return io.NodeOutput(sampling.sampler(options, sampling.Part(noise_start, noise_end)))
+        noisy = sampling.TimeRange(noise_start, noise_end)
+        return io.NodeOutput(sampling.sampler(options, noisy))
 
 
 def _options(method: str, settings: dict[str, Any], r: float) -> Options:
