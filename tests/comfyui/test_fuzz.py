@@ -81,6 +81,12 @@ INTERNAL = (
 UNEXPECTED = re.compile(
     "Exception in thread|exception was never retrieved|Exception ignored|Fatal Python|Segmentation"
 )
+TRACEBACK = "Traceback (most recent call last):\n"
+CHAINED = re.compile(
+    r"\n(The above exception was the direct cause of the following exception|"
+    rf"During handling of the above exception, another exception occurred):\n\n{re.escape(TRACEBACK)}"
+)
+"""Between the tracebacks of one error with its cause."""
 
 Complaints = list[str]
 _tally: dict[str, Counter[str]] = {}
@@ -330,7 +336,7 @@ def test_the_logs_tell_of_nothing_unhandled(bench: Bench) -> None:
     log = bench.host.log()
     assert not UNEXPECTED.search(log), UNEXPECTED.findall(log)
     before: Sequence[str] = ()
-    for block in log.split("Traceback (most recent call last):\n"):
+    for block in CHAINED.sub("\n", log).split(TRACEBACK):
         frames = re.match(r"(?s)(  .*?\n)+(?=\S)", block)
         if before and frames and OURS in frames[0]:
             assert any("!!! Exception during processing" in line for line in before), block
@@ -343,7 +349,7 @@ def test_the_share_of_each_outcome(bench: Bench) -> None:
     print(bench.host.version, dict(bench.tally), total)
     if total < PROMPTS:
         pytest.skip("not all of the random graphs were run")
-    for outcome, least in (("result", 0.3), ("refused", 0.1), ("our sentence", 0.05)):
+    for outcome, least in (("result", 0.2), ("refused", 0.1), ("our sentence", 0.05)):
         assert bench.tally[outcome] > least * total, dict(bench.tally)
 
 

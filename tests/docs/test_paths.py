@@ -187,7 +187,7 @@ def test_text_files_say_their_encoding(path: Path) -> None:
         binary = any(isinstance(mode, str) and mode in ("rb", "wb", "xb", "ab") for mode in modes)
         given = {keyword.arg for keyword in call.keywords}
         whose = getattr(getattr(call.func, "value", None), "id", "")
-        if whose in ("Image", "tarfile", "safetensors", "urllib", "webbrowser"):
+        if whose in ("Image", "tarfile", "safetensors", "urllib"):
             continue
         if name in ("open", "read_text", "write_text") and not binary and "encoding" not in given:
             bare.append(call.lineno)
