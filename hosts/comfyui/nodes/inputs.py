@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from comfy_api.latest import io
@@ -9,7 +10,14 @@ from comfy_api.latest import io
 from ....samplers.options import ALGORITHMS
 from ....samplers.solvers.multistep import LOWER_ORDER_FINAL
 
-CATEGORY = "sampling/DPM-Solver"
+
+def _of_the_host() -> str:
+    """Where the host files its own samplers: "sampling", and "model/sampling" in newer ones."""
+    sampler = getattr(sys.modules.get("nodes"), "KSampler", None)
+    return str(getattr(sampler, "CATEGORY", "sampling"))
+
+
+CATEGORY = f"{_of_the_host()}/DPM-Solver"
 LAB_CATEGORY = f"{CATEGORY}/lab"
 
 ADVANCED = {"optional": True, "advanced": True}

@@ -17,6 +17,7 @@ from typing import Any
 import comfy.controlnet
 import comfy.samplers
 import comfy.utils
+import execution
 import folder_paths
 import torch
 from aiohttp import web
@@ -36,6 +37,21 @@ async def _counts(_request: web.Request) -> web.Response:
 async def _reset(_request: web.Request) -> web.Response:
     COUNTS.clear()
     return web.json_response({})
+
+
+@PromptServer.instance.routes.post("/dpm_solver_test/validate")
+async def _validate(request: web.Request) -> web.Response:
+    """What the host says of a graph before it would run it: one error, and those of each node."""
+    _, error, _, nodes = await execution.validate_prompt("validated", await request.json(), None)
+    errors = {
+        name: [
+            {"type": one["type"], "input": one.get("extra_info", {}).get("input_name", "")}
+            | {"details": one["details"][:200]}
+            for one in node["errors"]
+        ]
+        for name, node in nodes.items()
+    }
+    return web.json_response({"error": error and error["type"], "nodes": errors})
 
 
 class _AroundPrediction:
