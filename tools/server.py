@@ -156,7 +156,7 @@ def wheel(package: str, version: str) -> Path:
 
 
 def frontend() -> list[str]:
-    """The arguments that make a host serve another page than its own: COMFYUI_FRONTEND names the version."""
+    """Arguments for a host to serve another page than its own, whose version COMFYUI_FRONTEND is."""
     if not (version := os.environ.get("COMFYUI_FRONTEND")):
         return []
     package = wheel("comfyui-frontend-package", version)

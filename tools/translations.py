@@ -80,7 +80,7 @@ def _node(name: str, info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def menu(nodes: Mapping[str, Any]) -> dict[str, Any]:
-    """main.json in English: our own folders of the list of nodes (those up to "sampling" are the host's)."""
+    """main.json in English: our folders of the list of nodes ("sampling" is the host's)."""
     inside = (info["category"].partition("sampling/")[2] for info in nodes.values())
     folders = {part for path in inside for part in path.split("/")}
     return {"nodeCategories": {folder: folder for folder in sorted(folders)}}
