@@ -9,6 +9,9 @@ TORCH ?= torch==2.13.0 torchvision==0.28.0
 
 # Processes of the tests, each with a ComfyUI of its own.
 JOBS ?= 2
+# The page and the templates of a newer ComfyUI than 0.30.0.
+PAGE ?= 1.58.1
+TEMPLATES ?= 0.1.123
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -64,9 +67,12 @@ test-fast: $(READY)  ## while you work: a minute, one sampler per path through t
 test: lint  ## lint, unit tests, and tests on ComfyUI 0.30.0 (one sampler per path through the code)
 	$(VENV)/bin/pytest -n $(JOBS) --dist loadfile --few-samplers tests/comfyui
 
-test-all: lint  ## all samplers, on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every workflow
+test-all: lint  ## all samplers, on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with every workflow and template, on a newer page too
 	COMFYUI_VERSIONS=0.30.0,0.24.0,0.16.3 FUZZ_PROMPTS=700 WORKFLOWS=all BENCHMARK_PEERS=1 \
 		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
+	COMFYUI_FRONTEND=$(PAGE) COMFYUI_TEMPLATES=$(TEMPLATES) WORKFLOWS=all $(VENV)/bin/pytest -n $(JOBS) --dist loadfile \
+		tests/comfyui/test_templates.py tests/comfyui/test_subgraphs.py tests/comfyui/test_short_menu.py \
+		tests/comfyui/test_languages.py tests/comfyui/test_workflows.py
 
 test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> make test-webui
 	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge, Forge Neo or AUTOMATIC1111 of 1.9 or later:" \

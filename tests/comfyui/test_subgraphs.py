@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 WRAP = """(types) => {
     const { graph } = window.app
     graph.convertToSubgraph(new Set(graph.nodes.filter((node) => types.includes(node.type))))
-    return graph.serialize()
+    return JSON.parse(JSON.stringify(graph.serialize())) // as it is saved
 }"""
 # A KSampler in a subgraph that shows the sampler as a widget of its own, set to this value there.
 SHOWN_OUTSIDE = """(value) => {
@@ -35,7 +35,7 @@ SHOWN_OUTSIDE = """(value) => {
     subgraph.addInput("sampler_name", "COMBO").connect(slot, inner)
     const widget = node.widgets.find((one) => one.name === "sampler_name")
     widget.value = value
-    return graph.serialize()
+    return JSON.parse(JSON.stringify(graph.serialize())) // as it is saved
 }"""
 OUTER_MENU = """() => window.app.graph.nodes.find((node) => node.subgraph)
     .widgets.find((one) => one.name === "sampler_name").options.values"""
@@ -68,7 +68,7 @@ def saved(graph: Graph) -> dict[str, Any]:
     ("workflow", "wrapped"),
     [
         ("ksampler_menu", ["KSampler"]),
-        ("dpmpp_2m_custom_sampling", ["DPMSolver_2M", "SamplerCustom"]),
+        ("dpmpp_2m_custom_sampling", ["DPMSolver_2M", "SamplerCustomAdvanced"]),
         ("recommended", ["DPMSolver_Recommended"]),
     ],
 )
