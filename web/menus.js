@@ -26,23 +26,63 @@ function shown(values, value) {
     return values.filter((name) => name === value || !hidden.has(name));
 }
 
-/* The page assigns `values` anew when node definitions are refreshed, so that this is a property with
- * a setter. It reads the setting each time, which then counts at once. */
-function shorten(widget) {
-    let values = widget.options.values;
+const wholeLists = new WeakMap();
+
+/* The list is read each time, with the setting, which then counts at once. */
+function shorten(widget, wholeList, replace) {
+    wholeLists.set(widget, wholeList);
     Object.defineProperty(widget.options, "values", {
         configurable: true,
         enumerable: true,
-        get: () => shown(values, widget.value),
-        set: (given) => {
+        get: () => shown(wholeList(), widget.value),
+        set: replace,
+    });
+}
+
+/* The page assigns `values` anew when node definitions are refreshed. */
+function shortenOwn(widget) {
+    let values = widget.options.values;
+    shorten(
+        widget,
+        () => values,
+        (given) => {
             values = given;
         },
-    });
+    );
+}
+
+function named(node, input) {
+    return node?.widgets?.find((one) => one.name === (input?.widget?.name ?? input?.name));
+}
+
+function widgetInside(subgraph, slot) {
+    const link = subgraph.getLink?.(subgraph.inputs[slot]?.linkIds?.[0]);
+    const node = link && subgraph.getNodeById(link.target_id);
+    return named(node, node?.inputs?.[link.target_slot]);
+}
+
+/* A subgraph's node that shows a menu from inside has a value of its own, and a copy of the list that
+ * the page made for the value inside. Here it gets the whole list, made short for its own value. */
+function shortenOutside(graph) {
+    for (const node of graph?.nodes ?? []) {
+        if (!node.subgraph) continue;
+        shortenOutside(node.subgraph);
+        for (const [slot, input] of (node.inputs ?? []).entries()) {
+            const [outside, inside] = [named(node, input), widgetInside(node.subgraph, slot)];
+            const wholeList = wholeLists.get(inside);
+            if (!wholeList || !outside?.options || outside.options === inside.options) continue;
+            shorten(outside, wholeList, () => {});
+        }
+    }
 }
 
 function listsSamplers(widget) {
     const values = widget.type === "combo" ? widget.options?.values : null;
     return Array.isArray(values) && values.some((name) => hidden.has(name));
+}
+
+function shortenAllOutside() {
+    shortenOutside(app.rootGraph ?? app.graph);
 }
 
 app.registerExtension({
@@ -60,6 +100,11 @@ app.registerExtension({
         },
     ],
     nodeCreated(node) {
-        (node.widgets ?? []).filter(listsSamplers).forEach(shorten);
+        (node.widgets ?? []).filter(listsSamplers).forEach(shortenOwn);
+    },
+    afterConfigureGraph: shortenAllOutside,
+    /* The page copies the lists again after this call. */
+    refreshComboInNodes() {
+        setTimeout(shortenAllOutside);
     },
 });

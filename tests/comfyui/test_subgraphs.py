@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dpm_solver_nodes.tests.comfyui.conftest import ROOT
-from dpm_solver_nodes.tests.comfyui.test_short_menu import HIDDEN, SHORT, ours
-from dpm_solver_nodes.tests.support.digits import Graph
+from dpm_solver_nodes.tests.comfyui.test_short_menu import HIDDEN, SHORT, ours, set_all
+from dpm_solver_nodes.tests.support.digits import MENU, Graph
 from dpm_solver_nodes.tools import browser
 from dpm_solver_nodes.tools.server import Server
 
@@ -92,4 +92,13 @@ def test_a_sampler_that_the_subgraph_shows(page: Page, value: str) -> None:
     (node,) = browser.converted(page).values()
     assert node["class_type"] == "KSampler"
     assert node["inputs"]["sampler_name"] == value
+    assert set(ours(page.evaluate(OUTER_MENU))) == {*SHORT, value}
+    page.evaluate("async () => { await window.app.refreshComboInNodes() }")
+    page.wait_for_timeout(200)
+    assert set(ours(page.evaluate(OUTER_MENU))) == {*SHORT, value}
+    try:
+        set_all(page, True)
+        assert ours(page.evaluate(OUTER_MENU)) == MENU
+    finally:
+        set_all(page, False)
     assert set(ours(page.evaluate(OUTER_MENU))) == {*SHORT, value}
