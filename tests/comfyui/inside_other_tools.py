@@ -1,6 +1,6 @@
 """Run by test_other_tools.py inside a host's Python: python inside_other_tools.py COMFYUI PACK
 
-Runs every sampler of the catalogue under the host's nodes that skip or change model calls, and tells at
+Runs every sampler of the catalogue under the host's nodes that skip or change model calls. It tells at
 which sigmas the model was called, how often the network ran, and how far images are from each other.
 """
 
