@@ -5,8 +5,8 @@
 A multistep solver extrapolates from earlier outputs, and after a jump those are of another guidance.
 The models are exact fields, whose guidance jumps where CFGOverride's percents have it. It jumps early,
 since later the image of a field is decided and guidance changes nothing. Printed are distances to the
-solution: of ComfyUI's `euler` and `dpmpp_2m`, and of ours. Behind each of ours is the distance of a run
-that drops its earlier outputs at the jump, in units of it: above 1 they are worth keeping.
+solution: of ComfyUI's `euler` and `dpmpp_2m`, and of ours. Behind each of ours is the distance of a
+run that drops its earlier outputs at the jump, in units of it: above 1 they are worth keeping.
 """
 
 from __future__ import annotations

@@ -145,7 +145,8 @@ def random(network: Any, model: type[Any], kind: Any, settings: dict[str, Any]) 
             torch.nn.init.ones_(module.weight)
     context = torch.randn(2, 1, 4, 16, generator=generator)
     pooled = {"pooled_output": torch.randn(1, 16, generator=generator)}
-    return Kind(patcher_of(made), tuple([[one, pooled]] for one in context), (1, 4, 16, 16))
+    positive, negative = ([[one, pooled]] for one in context)
+    return Kind(patcher_of(made), (positive, negative), (1, 4, 16, 16))
 
 
 def operations(network: Callable[..., Any]) -> Callable[..., Any]:
@@ -225,8 +226,12 @@ SHIFTS: dict[str, Callable[[Any], Any]] = {
     "ModelSamplingSD3, 1": patched("nodes_model_advanced", "ModelSamplingSD3", shift=1.0),
     "ModelSamplingAuraFlow": patched("nodes_model_advanced", "ModelSamplingAuraFlow", shift=1.73),
     "ModelSamplingFlux": patched(
-        *("nodes_model_advanced", "ModelSamplingFlux"),
-        **{"max_shift": 1.15, "base_shift": 0.5, "width": 1024, "height": 1024},
+        "nodes_model_advanced",
+        "ModelSamplingFlux",
+        max_shift=1.15,
+        base_shift=0.5,
+        width=1024,
+        height=1024,
     ),
 }
 
