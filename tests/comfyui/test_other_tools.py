@@ -153,8 +153,10 @@ def test_caches_skip_what_they_skip_of_the_hosts_samplers(
     assert same < 1e-3
     worst = max(found["euler"]["moved"], found["dpmpp_2m"]["moved"])
     for name, one in found.items():
-        host = found["euler_cfg_pp"]["moved"] if "cfg_pp" in name else worst
-        assert one["moved"] < NO_FARTHER * host, name
+        if "cfg_pp" not in name:
+            assert one["moved"] < NO_FARTHER * worst, name
+        elif tool == "EasyCache":  # LazyCache has no prediction without the prompt
+            assert one["moved"] < NO_FARTHER * found["euler_cfg_pp"]["moved"], name
 
 
 # --- a list made for another shift ---------------------------------------------------------------
