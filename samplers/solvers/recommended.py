@@ -51,7 +51,7 @@ SMALLEST, LARGEST = 8 * 8, 64 * 64
 """Positions of an image (height x width, and x frames) up to which it is small, and from which it is
 large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64 latents."""
 
-CAUTION = {"flow": 0.8, "diffusion": 0.7}
+CAUTION = 0.8
 """The part of the way from the small row to the large one that large images go. The large rows were
 fitted on exact models alone, whose fine detail is decided at once; trained networks want more calls at
 low noise. By the rest of that way exact models gain little, and networks lose much."""
@@ -110,7 +110,7 @@ def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
 def row_of(kind: str, calls: int, share: float = 1.0) -> Row:
     """The row for a number of calls and a size of the image: see `share_of`."""
     small, large = (_row(kind, calls, size) for size in SIZES)
-    return _mixed(small, large, CAUTION[kind] * share) if share else small
+    return _mixed(small, large, CAUTION * share) if share else small
 
 
 def _row(kind: str, calls: int, size: str) -> Row:
