@@ -57,6 +57,7 @@ class Program:
         becomes: those of them that the probe can have the loaded model be.
         options: in its settings file, beside those of all programs.
         like_comfyui: options with which it computes as ComfyUI does.
+        cfg_1_leaves_out: whether it leaves out the negative prompt at a CFG of 1.
         beside: writes what a checkpoint needs beside it.
     """
 
@@ -68,6 +69,7 @@ class Program:
     becomes: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     like_comfyui: Mapping[str, Any] = field(default_factory=dict)
+    cfg_1_leaves_out: bool = True
     beside: Callable[[Path, Path, Path], None] = nothing
 
 
@@ -105,6 +107,7 @@ AUTOMATIC1111_1_9 = Program(
     becomes=("v_prediction",),
     options={"emphasis": "No norm"},  # with random weights the usual one divides 0 by 0
     like_comfyui={"enable_quantization": True},
+    cfg_1_leaves_out=False,
     beside=write_network,
 )
 AUTOMATIC1111 = replace(
