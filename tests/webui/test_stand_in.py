@@ -501,7 +501,7 @@ def test_cfg_pp_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, 
         return without[-1] + scale * (model.mixture(x, sigma) - without[-1])
 
     for order, name in ((2, TWO_M_CFG_PP), (3, label("dpm_solver++_3m_cfg_pp"))):
-        latents, p = host.run(name, steps=12, scheduler="Uniform", seeds=seeds, cfg_scale=scale)
+        latents, _ = host.run(name, steps=12, scheduler="Uniform", seeds=seeds, cfg_scale=scale)
         expected = sample_multistep(
             guided,
             noise * sigmas[0],
