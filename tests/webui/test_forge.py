@@ -273,6 +273,19 @@ def test_cfg_pp_at_a_cfg_of_1(webui: WebUI) -> None:
     assert (plain < ROUNDING, above < ROUNDING) == (leaves_out, not leaves_out)
 
 
+@pytest.mark.parametrize("cfg", [1.5, 7.0])
+def test_two_steps_of_cfg_pp_are_the_hosts_own(webui: WebUI, cfg: float) -> None:
+    """The first has order 1, and the last gives the guided prediction. Forge Neo has Euler CFG++."""
+    theirs = "Euler CFG++"
+    if theirs not in webui.names():
+        pytest.skip("the host has no such sampler")
+    job: dict[str, Any] = {"cfg_scale": cfg, "steps": 2, "scheduler": "Karras"}
+    webui.txt2img(sampler_name=TWO_M_CFG_PP, **job)
+    ours = webui.last()["latents"]
+    assert furthest_latent(webui, ours, sampler_name=theirs, **job) < ROUNDING
+    assert furthest_latent(webui, ours, sampler_name=TWO_M, **job) > ROUNDING
+
+
 def test_cfg_pp_in_both_passes_of_hires_fix(webui: WebUI) -> None:
     settings: dict[str, Any] = {"cfg_scale": 15, "hr_cfg": 15, "negative_prompt": "a dog", **HIRES}
     guided = webui.txt2img(sampler_name=TWO_M_CFG_PP, **settings)
