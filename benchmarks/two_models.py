@@ -21,7 +21,7 @@ from functools import cached_property, partial
 
 import torch
 
-from ..samplers import RectifiedFlow
+from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from ..samplers.options import Options
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import flow_first, log_snr
@@ -76,21 +76,35 @@ class Pair:
         z = high.carry(z, process.s_max, seam, 600)
         return low.solve(z, seam, process.s_min, 600)
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, **_extra: object) -> torch.Tensor:
         value = float(sigma[0])
         model = self.problems[value < self.boundary].model
         return model(x / self.process.alpha(value), self.process.s(value))
 
+    @property
+    def schedule(self) -> NoiseSchedule:
+        kind = RectifiedFlow if self.process.flow else VarianceExploding
+        return kind(self.process.sigma_min)
+
+    @property
+    def start(self) -> torch.Tensor:
+        process = self.process
+        return process.start(self.problems[0].noise()) * process.alpha(process.sigma_max)
+
     def error(self, options: Options, sigmas: Sequence[float], anew: bool) -> float:
-        """Distance to the solution, as the geometric mean over images."""
-        schedule = RectifiedFlow(self.process.sigma_min)
+        """Distance to the solution; anew: of a run that drops its earlier outputs at the seam."""
+        schedule = self.schedule
         run = partial(sample, options.on(schedule), self, disable=True, schedule=schedule)
-        x = self.problems[0].noise()
+        x = self.start
         seam = next(i for i, sigma in enumerate(sigmas) if sigma < self.boundary)
         parts = [sigmas[: seam + 1], sigmas[seam:]] if anew else [sigmas]
         for part in parts:
             x = run(x, part)
-        distance = (x - self.solution).square().mean(1).sqrt()
+        return self.distance(x)
+
+    def distance(self, images: torch.Tensor) -> float:
+        """Distance to the solution, as the geometric mean over images."""
+        distance = (images - self.solution).square().mean(1).sqrt()
         return float(distance.log().mean().exp())
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ...demo import network
+from ...demo import emoji, network
 from .fields import Pullback
 from .pictures import CACHE
 
@@ -56,6 +56,24 @@ class Demo:
         low = int(torch.searchsorted(self.levels, float(level.detach())).clamp(1, last)) - 1
         below, above = self.levels[low], self.levels[low + 1]
         return (low + (level - below) / (above - below)).clamp(0.0, float(last))
+
+
+class Emoji:
+    """The demo's colour network in z and s; image k is guided towards class k. float32 within."""
+
+    size = emoji.IMAGE_SIZE
+    values = 3 * size**2
+
+    def __init__(self, guidance: float, images: int) -> None:
+        labels = [k % len(emoji.CLASSES) for k in range(images)]
+        self.denoiser = emoji.Denoiser(emoji.load(), labels, guidance)
+
+    def __call__(self, z: torch.Tensor, s: torch.Tensor | float) -> torch.Tensor:
+        levels = torch.as_tensor(s, dtype=torch.float32).expand(len(z))
+        pictures = z.float().reshape(len(z), 3, self.size, self.size)
+        return self.denoiser(pictures, levels).reshape(z.shape).to(z)
+
+    linearised = Demo.linearised
 
 
 class _Layers(nn.Module):

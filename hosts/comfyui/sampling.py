@@ -92,7 +92,7 @@ def with_host_model(
         unconditional = None
         if options.needs_unconditional:
             extra_args, unconditional = _unconditional(extra_args or {})
-        chosen = adapted(replace(options, **settings), noisy, host_model)
+        chosen, listed = adapted(replace(options, **settings), noisy, host_model), sigmas
         found = own_models.calibration(chosen, model.inner_model, x, sigmas) if own_model else None
         if found is not None:
             chosen = Calibrated(calibration=found)
@@ -100,6 +100,8 @@ def with_host_model(
         else:
             hint(chosen, host_model, sigmas, getattr(model.inner_model, "cfg", None))
             chosen, sigmas = host_model.sized(chosen, x, sigmas)
+        if sigmas is not listed:
+            extra_args = _with_sigmas(extra_args or {}, sigmas)
         return run(
             chosen,
             model,
@@ -192,6 +194,20 @@ def _unconditional(
         dict(extra_args.get("model_options", {})), keep, disable_cfg1_optimization=True
     )
     return {**extra_args, "model_options": model_options}, look
+
+
+def _with_sigmas(extra_args: Mapping[str, Any], sigmas: torch.Tensor) -> dict[str, Any]:
+    """Arguments that tell the model which sigmas it is called at, if they aren't the host's list.
+
+    Context windows, some of the host's models and other packs look up in them which step a call is.
+    """
+    model_options = extra_args.get("model_options", {})
+    transformer_options = {
+        **model_options.get("transformer_options", {}),
+        "sample_sigmas": sigmas,
+    }
+    model_options = {**model_options, "transformer_options": transformer_options}
+    return {**extra_args, "model_options": model_options}
 
 
 def register_menus() -> None:

@@ -18,6 +18,7 @@ from modules import (
 from ...samplers.catalog import CATALOG, Entry
 from ...samplers.solvers.recommended import Recommended
 from ..model import RECOMMENDED
+from . import guidance
 from .calibrated import CalibratedSampler, calibrations
 from .model import scheduler
 from .sampling import function_of
@@ -45,6 +46,7 @@ def register() -> None:
     """Add our samplers, schedulers and settings to the host's; replace those of an earlier call."""
     _register_samplers()
     _register_schedulers()
+    guidance.register()
     script_callbacks.on_before_ui(add_settings)  # it is called even without a page
     script_callbacks.on_app_started(_register_routes)
 
@@ -68,7 +70,7 @@ def _register_routes(_page: Any, app: Any) -> None:
 
 
 def _offered() -> list[Entry]:
-    return [entry for entry in CATALOG if not entry.cfg_pp]
+    return [entry for entry in CATALOG if guidance.readable() or not entry.cfg_pp]
 
 
 def _register_samplers() -> None:

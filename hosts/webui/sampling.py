@@ -17,6 +17,7 @@ from ...samplers.catalog import Entry
 from ...samplers.integrate import Callback, Denoiser
 from ...samplers.noise import NoiseSampler
 from ...samplers.sample import sample
+from .guidance import GuidanceReader, tell_if_unguided
 from .model import WebuiModel
 from .settings import chosen
 
@@ -82,6 +83,11 @@ def run(
     if entry.adaptive:
         paced = Paced(model, callback)
         model, callback = paced, paced.report
+    unconditional = None
+    if entry.cfg_pp:
+        tell_if_unguided(entry.label, extra_args or {})
+        model = GuidanceReader(model)
+        unconditional = model.unconditional
     return sample(
         options,
         model,
@@ -92,6 +98,7 @@ def run(
         disable,
         noise_sampler=noise_sampler,
         schedule=schedule,
+        unconditional=unconditional,
     )
 
 

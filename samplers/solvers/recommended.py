@@ -1,10 +1,9 @@
 """The sampler to start with: sigmas and step weights that were fitted together, as data.
 
 `recommended.json` has two rows for each kind of model (flow or diffusion) and number of calls: one for
-large images, as all large models make them, and one for the smallest; an image between them takes a
-mean of the two. The larger an image, the higher the noise at which its coarse structure is decided.
-They were fitted on many models at once, with and without guidance, by gradient descent through whole
-runs (`benchmarks/fit_recommended.py`).
+large images and one for the smallest; an image takes a mean of the two. The larger it is, the higher
+the noise at which its coarse structure is decided. They were fitted on many models at once, with and
+without guidance, by gradient descent through whole runs (`benchmarks/fit_recommended.py`).
 
 The solver is a multistep that interpolates x0 in lambda_. Each step takes the newest three outputs
 with exact weights, and multiplies their slope and their curvature by a gain each. Gains of (1, 0) are
@@ -51,6 +50,11 @@ SIZES = "small", "large"
 SMALLEST, LARGEST = 8 * 8, 64 * 64
 """Positions of an image (height x width, and x frames) up to which it is small, and from which it is
 large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64 latents."""
+
+CAUTION = 0.8
+"""The part of the way from the small row to the large one that large images go. The large rows were
+fitted on exact models alone, whose fine detail is decided at once; trained networks want more calls at
+low noise. By the rest of that way exact models gain little, and networks lose much."""
 
 NEAR_TOP = 2.5
 """In log s. Chosen for EDM's models, whose first sigma of 80 lies below a flow's second."""
@@ -105,9 +109,12 @@ def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
 @cache
 def row_of(kind: str, calls: int, share: float = 1.0) -> Row:
     """The row for a number of calls and a size of the image: see `share_of`."""
-    if 0.0 < share < 1.0:
-        return _mixed(row_of(kind, calls, 0.0), row_of(kind, calls, 1.0), share)
-    known = rows(kind, SIZES[round(share)])
+    small, large = (_row(kind, calls, size) for size in SIZES)
+    return _mixed(small, large, CAUTION * share) if share else small
+
+
+def _row(kind: str, calls: int, size: str) -> Row:
+    known = rows(kind, size)
     if calls in known:
         return known[calls]
     below = max((n for n in known if n < calls), default=min(known))

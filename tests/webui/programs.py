@@ -56,7 +56,8 @@ class Program:
         kinds: the kinds of model that it knows -> our noise schedule for them.
         becomes: those of them that the probe can have the loaded model be.
         options: in its settings file, beside those of all programs.
-        like_comfyui: options with which it computes as ComfyUI does.
+        like_comfyui: options with which it computes as ComfyUI does; None: it never does.
+        cfg_1_leaves_out: whether it leaves out the negative prompt at a CFG of 1.
         beside: writes what a checkpoint needs beside it.
     """
 
@@ -67,7 +68,8 @@ class Program:
     kinds: Mapping[str, str]
     becomes: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    like_comfyui: Mapping[str, Any] = field(default_factory=dict)
+    like_comfyui: Mapping[str, Any] | None = field(default_factory=dict)
+    cfg_1_leaves_out: bool = True
     beside: Callable[[Path, Path, Path], None] = nothing
 
 
@@ -95,6 +97,7 @@ NEO = Program(
     kinds={**DIFFUSION, "sd3": "RectifiedFlow", "flux": "RectifiedFlow"},
     becomes=("v_prediction", "sd3", "flux"),
     options={"VERSION_UID": "PY313", "show_refiner": True, "refiner_use_steps": True},
+    like_comfyui=None,  # its Euler's one step is 0.5 from ComfyUI's, of latents up to 45
 )
 AUTOMATIC1111_1_9 = Program(
     name="AUTOMATIC1111 1.9",
@@ -105,6 +108,7 @@ AUTOMATIC1111_1_9 = Program(
     becomes=("v_prediction",),
     options={"emphasis": "No norm"},  # with random weights the usual one divides 0 by 0
     like_comfyui={"enable_quantization": True},
+    cfg_1_leaves_out=False,
     beside=write_network,
 )
 AUTOMATIC1111 = replace(

@@ -16,18 +16,19 @@ from dpm_solver_nodes.tests.webui.server import CALIBRATED, WebUI, encoded
 from dpm_solver_nodes.tests.webui.test_stand_in import label
 from dpm_solver_nodes.tools.server import HostError
 
-NAMES = [label(entry.id) for entry in CATALOG if not entry.cfg_pp]
+NAMES = [label(entry.id) for entry in CATALOG]
 TWO_M, RECOMMENDED = label("dpm_solver++_2m"), label("dpm_solver++_recommended")
 ADAPTIVE, SDE = label("dpm_solver++_adaptive_23"), label("sde_dpm_solver++_2m")
-SOME = (TWO_M, label("dpm_solver++_3s"), ADAPTIVE, SDE, RECOMMENDED)
+TWO_M_CFG_PP = label("dpm_solver++_2m_cfg_pp")
+SOME = (TWO_M, label("dpm_solver++_3s"), ADAPTIVE, SDE, RECOMMENDED, TWO_M_CFG_PP)
 SCHEDULERS = [f"DPM-Solver {name}" for name in ("log-SNR", "uniform time", "quadratic time")]
 SCHEDULERS.append("DPM-Solver recommended")
 PROGRAM = server.installed()
 SAME = 2  # levels of 8 bits: the network's rounding depends on the batch
 
 
-def furthest(a: np.ndarray, b: np.ndarray) -> int:
-    return int(abs(a - b).max())
+def furthest(a: np.ndarray, b: np.ndarray) -> float:
+    return float(abs(a - b).max())
 
 
 def test_samplers_and_schedulers_come_once_and_after_the_hosts(webui: WebUI) -> None:
@@ -167,6 +168,7 @@ CHANGED = {
     ADAPTIVE: {"dpm_solver_rtol": 0.005, "dpm_solver_atol": 0.001},
     SDE: {"eta_ancestral": 0.4, "s_noise": 1.03},
     RECOMMENDED: {},
+    TWO_M_CFG_PP: {"dpm_solver_solver_type": "taylor"},
 }
 
 
@@ -211,7 +213,7 @@ def scheduler_of(text: str) -> str:
     return text.split("Schedule type: ")[1].split(", ")[0]
 
 
-@pytest.mark.parametrize("name", [TWO_M, ADAPTIVE])
+@pytest.mark.parametrize("name", [TWO_M, ADAPTIVE, TWO_M_CFG_PP])
 @pytest.mark.parametrize("button", ["interrupt", "skip"])
 def test_interrupt_and_skip(webui: WebUI, name: str, button: str) -> None:
     close = {"dpm_solver_rtol": 0.001, "dpm_solver_atol": 0.0001}
@@ -227,6 +229,88 @@ def test_interrupt_and_skip(webui: WebUI, name: str, button: str) -> None:
     job.join()
     assert len(webui.last()["calls"]) <= calls + 1
     assert len(results[0].images) == 1
+
+
+# --- CFG++ ---------------------------------------------------------------------------------------
+
+CFG_PP = [label(entry.id) for entry in CATALOG if entry.cfg_pp]
+
+
+ROUNDING = 2e-4  # of latents up to 45
+
+
+def plain_twin(name: str) -> str:
+    return name.replace("-CFG++", "")
+
+
+def furthest_latent(webui: WebUI, latents: list[Any], **settings: Any) -> float:
+    """The largest difference of a job's last latents from others; images have too few levels."""
+    webui.txt2img(**settings)
+    return furthest(np.array(latents[-1]), np.array(webui.last()["latents"][-1]))
+
+
+@pytest.mark.parametrize("name", CFG_PP)
+def test_cfg_pp_uses_the_prediction_for_the_negative_prompt(webui: WebUI, name: str) -> None:
+    """In steps for which the host makes none it is the plain sampler."""
+    twin, usual = plain_twin(name), {"steps": 8, "negative_prompt": "a dog"}
+    guided = webui.txt2img(sampler_name=name, **usual)
+    text, latents = guided.text, webui.last()["latents"]
+    assert furthest_latent(webui, latents, sampler_name=twin, **usual) > ROUNDING
+    assert furthest_latent(webui, latents, sampler_name=name, **usual) == 0
+    assert text["Sampler"] == name
+    skip = {"s_min_uncond": 15.0, "override_settings": {"s_min_uncond_all": True}, **usual}
+    webui.txt2img(sampler_name=name, **skip)
+    unguided = webui.last()["latents"]
+    assert furthest_latent(webui, unguided, sampler_name=twin, **skip) < ROUNDING
+
+
+def test_cfg_pp_at_a_cfg_of_1(webui: WebUI) -> None:
+    """Forge and Forge Neo then leave the negative prompt out, and AUTOMATIC1111 does not."""
+    webui.txt2img(sampler_name=TWO_M_CFG_PP, cfg_scale=1)
+    one, leaves_out = webui.last()["latents"], PROGRAM.cfg_1_leaves_out
+    plain = furthest_latent(webui, one, sampler_name=TWO_M, cfg_scale=1)
+    above = furthest_latent(webui, one, sampler_name=TWO_M_CFG_PP, cfg_scale=1.00001)
+    assert (plain < ROUNDING, above < ROUNDING) == (leaves_out, not leaves_out)
+
+
+@pytest.mark.parametrize("cfg", [1.5, 7.0])
+def test_two_steps_of_cfg_pp_are_the_hosts_own(webui: WebUI, cfg: float) -> None:
+    """The first has order 1, and the last gives the guided prediction. Forge Neo has Euler CFG++."""
+    theirs = "Euler CFG++"
+    if theirs not in webui.names():
+        pytest.skip("the host has no such sampler")
+    job: dict[str, Any] = {"cfg_scale": cfg, "steps": 2, "scheduler": "Karras"}
+    webui.txt2img(sampler_name=TWO_M_CFG_PP, **job)
+    ours = webui.last()["latents"]
+    assert furthest_latent(webui, ours, sampler_name=theirs, **job) < ROUNDING
+    assert furthest_latent(webui, ours, sampler_name=TWO_M, **job) > ROUNDING
+
+
+def test_cfg_pp_in_both_passes_of_hires_fix(webui: WebUI) -> None:
+    settings: dict[str, Any] = {"cfg_scale": 15, "hr_cfg": 15, "negative_prompt": "a dog", **HIRES}
+    guided = webui.txt2img(sampler_name=TWO_M_CFG_PP, **settings)
+    assert guided.images[0].shape == (128, 128, 3)
+    for first, second in ((TWO_M_CFG_PP, TWO_M), (TWO_M, TWO_M_CFG_PP)):
+        passes = {"sampler_name": first, "hr_sampler_name": second, **settings}
+        assert furthest(webui.txt2img(**passes).images[0], guided.images[0]) > 0
+    assert (
+        furthest(webui.txt2img(sampler_name=TWO_M_CFG_PP, **settings).images[0], guided.images[0])
+        == 0
+    )
+
+
+def test_cfg_pp_with_several_prompts(webui: WebUI) -> None:
+    """Each image of a batch has its own prompt, and a prompt may be made of several."""
+    settings: dict[str, Any] = {"sampler_name": TWO_M_CFG_PP, "cfg_scale": 1.5, "steps": 8}
+    matrix = {"script_name": "prompt matrix", "script_args": [False, False, "positive", "comma", 0]}
+    batch = webui.txt2img(prompt="a cat|a hat", batch_size=2, **matrix, **settings)
+    for image, prompt in zip(batch.images[-2:], ("a cat", "a cat, a hat"), strict=True):
+        assert furthest(image, webui.txt2img(prompt=prompt, **settings).images[0]) <= SAME
+    both = "a cat AND a hat :0.5"
+    pair = webui.txt2img(prompt=both, batch_size=2, **settings)
+    single = webui.txt2img(prompt=both, seed=8, **settings)
+    assert furthest(pair.images[-1], single.images[0]) <= SAME
+    assert furthest(pair.images[-2], batch.images[-2]) > 1
 
 
 # --- other kinds of model ------------------------------------------------------------------------

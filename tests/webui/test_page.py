@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 SCRIPT = ROOT / "javascript" / "dpm_solver_menus.js"
-SHORT = [label(entry.id) for entry in CATALOG if entry.short and not entry.cfg_pp]
+SHORT = [label(entry.id) for entry in CATALOG if entry.short]
 OTHERS = ["Euler", "DPM++ 2M"]
 # What the script finds in the hosts' page: their functions, and menus as both versions of gradio draw
 # them.

@@ -35,7 +35,6 @@ SCRIPT = ROOT / "scripts" / "dpm_solver_samplers.py"
 STAND_IN = ROOT / "tests" / "support" / "webui_standin"
 ROUNDING = 2e-5  # of float32, over some steps of numbers up to 60
 HOSTS_OWN = ["DPM++ 2M", "Euler"]
-OFFERED = [entry for entry in CATALOG if not entry.cfg_pp]
 
 
 def label(id_: str) -> str:
@@ -46,9 +45,9 @@ def label(id_: str) -> str:
 
 TWO_M, ADAPTIVE = label("dpm_solver++_2m"), label("dpm_solver++_adaptive_23")
 SDE_2M, SDE_3M = label("sde_dpm_solver++_2m"), label("sde_dpm_solver++_3m")
-NAMES = [label(entry.id) for entry in OFFERED]
-FIXED = [label(entry.id) for entry in OFFERED if not entry.adaptive]
-HIDDEN = [label(entry.id) for entry in OFFERED if not entry.short]
+NAMES = [label(entry.id) for entry in CATALOG]
+FIXED = [label(entry.id) for entry in CATALOG if not entry.adaptive]
+HIDDEN = [label(entry.id) for entry in CATALOG if not entry.short]
 
 
 # torchsde compares the hosts' float32 ends with the same ones as floats.
@@ -108,6 +107,7 @@ class ForgeWrap(Wrap):
     def __init__(self, sigmas: torch.Tensor, sd_model: Any, flow: bool) -> None:
         self.sigmas, self.inner_model = sigmas, sd_model
         self.predictor = AddsFlowNoise() if flow else AddsDiffusionNoise()
+        sd_model.forge_objects = SimpleNamespace(unet=SimpleNamespace(model_options={}))
 
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
         return sigma if isinstance(self.predictor, AddsFlowNoise) else self.nearest(sigma)
@@ -121,6 +121,7 @@ class ReForgeWrap(Wrap):
         if flow:
             self.model_sampling = AddsFlowNoise()
         patched = SimpleNamespace(model=SimpleNamespace(model_sampling=AddsDiffusionNoise()))
+        patched.model_options = {}
         sd_model.forge_objects = SimpleNamespace(unet=patched)
 
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
@@ -154,6 +155,12 @@ class Model:
 
     def denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return self.mixture(x, sigma)
+
+    def without_prompt(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The denoiser of a single wide component, of mean 0.2."""
+        sigma = sigma[:, None, None, None]
+        alpha = self.schedule.alpha(float(sigma[0]))
+        return 0.2 + alpha * (x - alpha * 0.2) / (alpha**2 + sigma**2)
 
     def noised(self, x: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         return self.schedule.alpha(float(sigma)) * x + sigma * noise
@@ -193,8 +200,8 @@ class Host:
     def load(self) -> None:
         """Run the script as both hosts do; sys.path is as before afterwards, as in AUTOMATIC1111."""
         before = sys.path
-        self.script_callbacks.before_ui.clear()
-        self.script_callbacks.app_started.clear()
+        for name in ("before_ui", "app_started", "cfg_denoiser", "cfg_denoised"):
+            getattr(self.script_callbacks, name).clear()
         sys.path = [str(ROOT), *sys.path]
         try:
             spec = importlib.util.spec_from_file_location(SCRIPT.name, SCRIPT)
@@ -467,6 +474,157 @@ def test_eta_and_noise_go_where_they_mean_something(host: Host) -> None:
         1.0,
     )
     assert difference(without, full) > 0.01
+
+
+# --- CFG++ ---------------------------------------------------------------------------------------
+
+CFG_PP = [label(entry.id) for entry in CATALOG if entry.cfg_pp]
+TWO_M_CFG_PP = label("dpm_solver++_2m_cfg_pp")
+LOOKS = "sampler_post_cfg_function"
+
+
+def plain_twin(name: str) -> str:
+    return name.replace("-CFG++", "")
+
+
+@every_kind
+def test_cfg_pp_is_the_same_sampler_as_in_a_script(host: Host, kind: tuple[str, str]) -> None:
+    model, seeds, scale = host.use(Model(*kind)), (1, 5, 2), 1.4
+    noise = torch.stack(
+        [torch.randn(model.shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
+    sigmas = model.model_wrap.get_sigmas(12)
+    without: list[torch.Tensor] = []
+
+    def guided(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        without.append(model.without_prompt(x, sigma))
+        return without[-1] + scale * (model.mixture(x, sigma) - without[-1])
+
+    for order, name in ((2, TWO_M_CFG_PP), (3, label("dpm_solver++_3m_cfg_pp"))):
+        latents, _ = host.run(name, steps=12, scheduler="Uniform", seeds=seeds, cfg_scale=scale)
+        expected = sample_multistep(
+            guided,
+            noise * sigmas[0],
+            sigmas,
+            disable=True,
+            order=order,
+            variable="log_sigma" if order == 2 else "log_snr",
+            lower_long_steps=True,
+            schedule=model.schedule,
+            unconditional=lambda: without[-1],
+        )
+        assert difference(latents, expected) < ROUNDING, name
+        plain, _ = host.run(plain_twin(name), seeds=seeds, steps=12, cfg_scale=scale)
+        assert difference(latents, plain) > 0.1
+
+
+def test_at_a_cfg_of_1_a_host_without_a_prediction_runs_the_plain_sampler(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in CFG_PP:
+        caplog.clear()
+        guided, _ = host.run(name, steps=10, cfg_scale=1.0)
+        plain, _ = host.run(plain_twin(name), steps=10, cfg_scale=1.0)
+        assert difference(guided, plain) < ROUNDING, name
+        [message] = [record.getMessage() for record in caplog.records]
+        assert "at a CFG of 1 this program leaves out" in message and "1.01" in message
+        host.run(name, steps=10, cfg_scale=1.01)
+        assert len(caplog.records) == 1
+    host.use(Model(host="AUTOMATIC1111"))  # which predicts it at any CFG
+    caplog.clear()
+    guided, _ = host.run(TWO_M_CFG_PP, steps=10, cfg_scale=1.0)
+    above, _ = host.run(TWO_M_CFG_PP, steps=10, cfg_scale=1.001)
+    plain, _ = host.run(TWO_M, steps=10, cfg_scale=1.0)
+    assert difference(guided, above) < 0.05 < difference(guided, plain)
+    assert not caplog.records
+
+
+@every_kind
+def test_steps_that_skip_the_negative_prompt_are_plain(host: Host, kind: tuple[str, str]) -> None:
+    def of(name: str, skip: float) -> torch.Tensor:
+        host.use(Model(*kind))
+        host.shared.opts.data["skip_early_cond"] = skip
+        latents, _ = host.run(name, steps=10, cfg_scale=1.5)
+        return latents
+
+    for name in (TWO_M_CFG_PP, label("dpm_solver++_er_sde_cfg_pp")):
+        assert difference(of(name, 2.0), of(plain_twin(name), 2.0)) < ROUNDING
+        some, none = of(name, 0.35), of(name, 0.0)
+        assert difference(some, none) > ROUNDING < difference(some, of(name, 2.0))
+
+
+@pytest.mark.parametrize("end", ["result", "interrupt", "error"])
+@pytest.mark.parametrize("forge", ["Forge", "reForge"])
+def test_a_forge_model_is_left_as_it_was(host: Host, forge: str, end: str) -> None:
+    model, seen = host.use(Model(host=forge)), []
+    unet = model.forge_objects.unet  # type: ignore[attr-defined]
+
+    def look(args: Any) -> torch.Tensor:
+        seen.append(args["sigma"])
+        guided: torch.Tensor = args["denoised"]
+        return guided
+
+    unet.model_options = before = {LOOKS: [look], "other": 1}
+    denoise = model.denoise
+
+    def cut_short(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        assert len(unet.model_options[LOOKS]) == 2
+        if model.calls == 3 and end == "interrupt":
+            raise importlib.import_module("modules.sd_samplers_common").InterruptedException
+        if model.calls == 3 and end == "error":
+            raise RuntimeError("out of memory")
+        return denoise(x, sigma)
+
+    model.denoise = cut_short  # type: ignore[method-assign]
+    if end == "error":
+        with pytest.raises(RuntimeError, match="out of memory"):
+            host.run(TWO_M_CFG_PP, steps=8, cfg_scale=1.5)
+    else:
+        host.run(TWO_M_CFG_PP, steps=8, cfg_scale=1.5)
+    assert len(seen) == model.calls == (8 if end == "result" else 3)
+    assert unet.model_options is before and before == {LOOKS: [look], "other": 1}
+    model.denoise = denoise  # type: ignore[method-assign]
+    host.run(TWO_M, steps=8, cfg_scale=1.5)
+    assert importlib.import_module("dpm_solver_webui.hosts.webui.guidance")._reader is None
+
+
+def test_the_refiners_predictions_are_read_from_the_refiner(host: Host) -> None:
+    first, refiner = Model(), Model()
+    denoise = first.denoise
+
+    def change_model(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        if first.calls == 4:
+            host.use(refiner)
+        return denoise(x, sigma)
+
+    host.use(first)
+    usual, _ = host.run(TWO_M_CFG_PP, steps=8, cfg_scale=1.5)
+    first.mixture.sigmas.clear()
+    first.denoise = change_model  # type: ignore[method-assign]
+    changed, _ = host.run(TWO_M_CFG_PP, steps=8, cfg_scale=1.5)
+    assert (first.calls, refiner.calls) == (5, 3)
+    assert torch.equal(usual, changed)
+
+
+@pytest.mark.parametrize("lacking", ["on_cfg_denoiser", "on_cfg_denoised"])
+def test_a_host_without_the_callbacks_gets_all_others_and_one_line(
+    empty_host: Host,
+    lacking: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delattr(empty_host.script_callbacks, lacking)
+    empty_host.load()
+    assert empty_host.listed == HOSTS_OWN + [name for name in NAMES if name not in CFG_PP]
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "CFG++ samplers are left out" in message
+    empty_host.run(TWO_M, steps=5)
+
+
+def test_a_host_that_never_calls_back_is_told_in_a_sentence(host: Host) -> None:
+    host.script_callbacks.cfg_denoiser.clear()
+    with pytest.raises(ValueError, match=r"this program does not give it: take a sampler without"):
+        host.run(TWO_M_CFG_PP, steps=5, cfg_scale=1.5)
 
 
 # --- settings ------------------------------------------------------------------------------------

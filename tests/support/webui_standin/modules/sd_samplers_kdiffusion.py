@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from k_diffusion.sampling import BrownianTreeNoiseSampler
 
-from modules import sd_samplers_common, sd_schedulers, shared
+from modules import script_callbacks, sd_samplers_common, sd_schedulers, shared
 
 sampler_extra_params = {"sample_euler": ["s_churn", "s_tmin", "s_tmax", "s_noise"]}
 
@@ -28,13 +30,48 @@ class CFGDenoiser:
     def inner_model(self) -> Any:
         return shared.sd_model.model_wrap
 
-    def __call__(self, x: torch.Tensor, sigma: torch.Tensor, cond_scale: float) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, sigma: torch.Tensor, cond_scale: float, uncond: str | None
+    ) -> torch.Tensor:
         if shared.state.interrupted or shared.state.skipped:
             raise sd_samplers_common.InterruptedException
         self.steps_seen.append(self.step)
-        self.sampler.last_latent = denoised = shared.sd_model.denoise(x, sigma)
+        for callback in script_callbacks.cfg_denoiser:
+            callback(script_callbacks.CFGDenoiserParams(x, self))
+        skip = self.step / self.total_steps < shared.opts.skip_early_cond
+        forge = getattr(shared.sd_model, "forge_objects", None)
+        guide = _guided if forge is None else partial(_guided_by_forge, forge.unet.model_options)
+        denoised = guide(x, sigma, 1.0 if skip else cond_scale, skip or uncond is None)
+        self.sampler.last_latent = denoised
         self.step += 1
         return denoised
+
+
+def _guided(x: torch.Tensor, sigma: torch.Tensor, cond_scale: float, skip: bool) -> torch.Tensor:
+    """As AUTOMATIC1111 combines its outputs: the conditional ones come before the others."""
+    cond = shared.sd_model.denoise(x, sigma)
+    outputs = torch.cat([cond, cond if skip else shared.sd_model.without_prompt(x, sigma)])
+    for callback in script_callbacks.cfg_denoised:
+        callback(script_callbacks.CFGDenoisedParams(outputs))
+    uncond = outputs[-len(x) :]
+    return torch.clone(uncond).add_((cond - uncond) * cond_scale)
+
+
+def _guided_by_forge(
+    model_options: dict[str, Any],
+    x: torch.Tensor,
+    sigma: torch.Tensor,
+    cond_scale: float,
+    skip: bool,
+) -> torch.Tensor:
+    cond, uncond = shared.sd_model.denoise(x, sigma), torch.zeros_like(x)
+    if not (skip or math.isclose(cond_scale, 1.0)):
+        uncond = shared.sd_model.without_prompt(x, sigma)
+    denoised: torch.Tensor = uncond + (cond - uncond) * cond_scale
+    for function in model_options.get("sampler_post_cfg_function", []):
+        predictions = {"denoised": denoised, "cond_denoised": cond, "uncond_denoised": uncond}
+        denoised = function({**predictions, "uncond": "negative", "input": x, "sigma": sigma})
+    return denoised
 
 
 class KDiffusionSampler:
@@ -110,7 +147,7 @@ class KDiffusionSampler:
             return self.func(
                 self.model_wrap_cfg,
                 x,
-                extra_args={"cond_scale": p.cfg_scale},
+                extra_args={"cond_scale": p.cfg_scale, "uncond": _negative(p)},
                 disable=True,  # the hosts show it; tests need not
                 callback=self.callback_state,
                 **arguments,
@@ -118,3 +155,9 @@ class KDiffusionSampler:
         except sd_samplers_common.InterruptedException:
             latent: torch.Tensor = self.last_latent
             return latent
+
+
+def _negative(p: Any) -> str | None:
+    """Forge leaves the negative prompt out at a CFG of 1."""
+    left_out = hasattr(shared.sd_model, "forge_objects") and p.cfg_scale == 1.0
+    return None if left_out else "negative"
