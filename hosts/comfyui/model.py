@@ -70,7 +70,10 @@ class ComfyModel(HostModel):
         return float(self.model_sampling.percent_to_sigma(share))
 
     def whole(self, sigmas: Sequence[float]) -> list[float] | None:
-        times = self.model_sampling.timestep(torch.tensor(sigmas))
+        timestep = getattr(self.model_sampling, "timestep", None)
+        if timestep is None:  # as of some packs' models
+            return None
+        times = timestep(torch.tensor(sigmas))
         return None if times.is_floating_point() else self.model_sampling.sigma(times).tolist()
 
     def times(self, sigma_max: float, sigma_min: float) -> Times:
