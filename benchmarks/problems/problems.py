@@ -342,5 +342,5 @@ JUDGE: tuple[Problem, ...] = (
     demo(4.0, 132),
     emoji_network(4.0, 35),
 )
-"""None of them is in a fit. They judged earlier versions of the sampler too, and the emoji network,
-from another start, showed how far large images go towards the large rows (`CAUTION`)."""
+"""None of them is in a fit. They judged earlier versions of the sampler too. The fields, and the emoji
+network from other starts, were in view when `CAUTION` was chosen."""
