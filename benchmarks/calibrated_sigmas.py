@@ -23,7 +23,6 @@ from ..lab.calibration.teacher import TEACHER, spectrum, teacher_sigmas
 from ..lab.metrics import distance, geometric_mean
 from ..samplers.solvers.fitted import Fitted
 from . import references
-from .judge_recommended import schedule_of
 from .peers import host
 from .problems import JUDGE, PROCESSES, Problem, Process
 
@@ -97,7 +96,7 @@ def measured(
     noise = torch.randn(SEEDS + HELD_OUT + JUDGED, *shape, generator=generator)
     start = noise if process.flow else noise * math.hypot(1.0, process.sigma_max)
     fit, held_out, judged = start.split([SEEDS, HELD_OUT, JUDGED])
-    schedule, ends = schedule_of(process), (process.sigma_max, process.sigma_min)
+    schedule, ends = process.schedule, (process.sigma_max, process.sigma_min)
     fine = [*teacher_sigmas(schedule, *ends, FINE), 0.0]
     solution = TEACHER(model, judged, fine, schedule=schedule)
     usual = references.USUAL[process.flow][1]

@@ -3,47 +3,39 @@
     python -m dpm_solver_nodes.benchmarks.guidance_jumps
 
 A multistep solver extrapolates from earlier outputs, and after a jump those are of another guidance.
-The models are exact fields, whose guidance jumps where CFGOverride's percents have it. It jumps early,
-since later the image of a field is decided and guidance changes nothing. Printed are distances to the
-solution: of ComfyUI's `euler` and `dpmpp_2m`, and of ours. Behind each of ours is the distance of a
-run that drops its earlier outputs at the jump, in units of it: above 1 they are worth keeping.
+The models are exact fields, whose guidance jumps where CFGOverride's percents have it. It jumps
+early, since later the image of a field is decided and guidance changes nothing. Printed are distances
+to the solution: of ComfyUI's `euler` and `dpmpp_2m` on the scheduler that people use, and of ours.
+Behind each of ours is the distance of a run that drops its earlier outputs at the jump, in units of
+it: above 1 they are worth keeping. At the end are geometric means over all cases.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, starmap
 
 import torch
 
-from ..samplers import RectifiedFlow, VarianceExploding
 from ..samplers.options import Options
 from ..samplers.solvers.multistep import Multistep
-from ..samplers.solvers.recommended import Recommended, recommended_sigmas
-from .peers import host, model_sampling
-from .problems.processes import PROCESSES, Process
-from .two_models import Pair, shifted
+from ..samplers.solvers.recommended import Recommended
+from .judge_recommended import mean, sigmas_of
+from .peers import host
+from .problems.processes import PROCESSES
+from .references import USUAL, host_sigmas, model_sampling
+from .two_models import Pair
 
+NAMES = "flow3", "sd"
 CALLS = (8, 12, 20, 30)
 PERCENTS = (0.05, 0.1)
 """Where the guidance jumps, in parts of the model's time."""
 
-JUMPS = ((4.0, 4.0), (4.0, 1.0), (7.0, 1.0), (1.0, 4.0))
-"""The guidance before and after it; 1 is the prompt's alone. The first is no jump."""
+JUMPS = {"none": [(4.0, 4.0)], "falling": [(4.0, 1.0), (7.0, 1.0)], "rising": [(1.0, 4.0)]}
+"""The guidance before and after it; 1 is the prompt's alone."""
 
-
-def karras(process: Process, steps: int) -> list[float]:
-    """Karras' spacing, as hosts have it."""
-    ends = process.sigma_max ** (1 / 7), process.sigma_min ** (1 / 7)
-    return [*(level**7 for level in torch.linspace(*ends, steps).double().tolist()), 0.0]
-
-
-def recommended(process: Process, steps: int) -> list[float]:
-    schedule = (RectifiedFlow if process.flow else VarianceExploding)(process.sigma_min)
-    return recommended_sigmas(schedule, process.sigma_max, process.sigma_min, steps)
-
-
-LISTS = {"flow3": shifted, "sd": karras}
-"""Process -> the spacing for samplers that have none of their own: simple, and karras."""
+OURS: dict[str, Options] = {"2M": Multistep(), "recommended": Recommended()}
 
 
 def theirs(model: Pair, sampler: str, sigmas: Sequence[float]) -> float:
@@ -53,29 +45,57 @@ def theirs(model: Pair, sampler: str, sigmas: Sequence[float]) -> float:
     return model.distance(function(model, model.start, levels, disable=True))
 
 
-def ours(model: Pair, options: Options, sigmas: Sequence[float]) -> str:
-    """The distance, and that of a run which drops its outputs at the jump in units of it."""
-    kept, dropped = (model.error(options, sigmas, anew) for anew in (False, True))
-    return f"{kept:.4f} {dropped / kept:5.2f}"
+@dataclass(frozen=True)
+class Case:
+    """Distances to the solution; dropped: of runs that drop their outputs at the jump."""
+
+    euler: float
+    dpmpp_2m: float
+    ours: dict[str, float]
+    dropped: dict[str, float]
+
+    @classmethod
+    def of(cls, model: Pair, calls: int) -> Case:
+        process = model.process
+        sigmas = host_sigmas(process, "dpmpp_2m", USUAL[process.flow][1], calls).tolist()
+        lists = {"2M": sigmas, "recommended": sigmas_of(process, calls).tolist()}
+        kept, dropped = (
+            {name: model.error(options, lists[name], anew) for name, options in OURS.items()}
+            for anew in (False, True)
+        )
+        return cls(theirs(model, "euler", sigmas), theirs(model, "dpmpp_2m", sigmas), kept, dropped)
+
+    def __str__(self) -> str:
+        cells = [f"euler {self.euler:.4f}", f"dpmpp_2m {self.dpmpp_2m:.4f}"]
+        for name, kept in self.ours.items():
+            cells.append(f"{name} {kept:.4f} {self.dropped[name] / kept:5.2f}")
+        return "  ".join(cells)
+
+
+def cases(before: float, after: float) -> Iterator[Case]:
+    for name in NAMES:
+        process = PROCESSES[name]
+        for percent in PERCENTS:
+            sigma = float(model_sampling(process).percent_to_sigma(percent))
+            model = Pair(process, sigma, (before, after), 0.0, exponent=2.4)
+            print(f"\n{name}, guidance {before:g}, then {after:g} from {percent:g} on")
+            for calls in CALLS:
+                case = Case.of(model, calls)
+                print(f"  {calls:2} calls: {case}", flush=True)
+                yield case
 
 
 def main() -> None:
-    for name, make in LISTS.items():
-        process = PROCESSES[name]
-        for before, after in JUMPS:
-            for percent in PERCENTS:
-                sigma = float(model_sampling(process.flow).percent_to_sigma(percent))
-                model = Pair(process, sigma, (before, after), 0.0, exponent=2.4)
-                print(f"\n{name}, guidance {before:g}, then {after:g} from {percent:g} on")
-                for calls in CALLS:
-                    sigmas = make(process, calls)
-                    cells = [
-                        f"{one} {theirs(model, one, sigmas):.4f}" for one in ("euler", "dpmpp_2m")
-                    ]
-                    cells.append(f"2M {ours(model, Multistep(), sigmas)}")
-                    own = recommended(process, calls)
-                    cells.append(f"recommended {ours(model, Recommended(), own)}")
-                    print(f"  {calls:2} calls: " + "  ".join(cells), flush=True)
+    found = {name: [*chain.from_iterable(starmap(cases, jumps))] for name, jumps in JUMPS.items()}
+    print("\nover dpmpp_2m, mean and worst; outputs dropped over kept, mean, least and most")
+    for name, of_jump in found.items():
+        for solver in OURS:
+            over = [case.ours[solver] / case.dpmpp_2m for case in of_jump]
+            drops = [case.dropped[solver] / case.ours[solver] for case in of_jump]
+            print(
+                f"{name:8} {solver:12} {mean(over):5.2f} {max(over):5.2f}   "
+                f"{mean(drops):5.2f} {min(drops):5.2f} {max(drops):5.2f}"
+            )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from .problems.problems import error
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "res_multistep", "ipndm")
 SCHEDULERS = ("simple", "normal", "karras", "beta", "sgm_uniform")
 CALLS = (5, 10, 20)
-DENOISE = 0.5
+DENOISE, LOWER = 0.5, 0.3
 FINE = 300
 
 
@@ -56,6 +56,11 @@ def distance(
     return float(error(images, converged(problem, process, float(sigmas[0]))).exp())
 
 
+def own_sigmas(process: Process, calls: int, denoise: float = DENOISE) -> torch.Tensor:
+    """The end of the recommended list that KSampler takes."""
+    return sigmas_of(process, int(calls / denoise))[-(calls + 1) :]
+
+
 def peers(problem: Problem, process: Process, calls: int) -> dict[str, float]:
     found = {}
     for scheduler in SCHEDULERS:
@@ -70,7 +75,14 @@ def main() -> None:
     parser.add_argument("--processes", nargs="*", default=["sd", "flow3"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    everything: list[float] = []
+    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in options.processes}
+    for name in options.processes:
+        process = PROCESSES[name]
+        for denoise in (LOWER, DENOISE):
+            starts = [float(own_sigmas(process, n, denoise)[0]) for n in CALLS]
+            print(f"{name} starts at denoise {denoise} at sigma", *(f"{s:.2f}" for s in starts))
+        simple = float(references.host_sigmas(process, "euler", "simple", CALLS[-1], DENOISE)[0])
+        print(f"{name} starts with simple at denoise {DENOISE} at sigma {simple:.2f}")
     print(f"error / best peer's (that peer; / usual's) at {', '.join(map(str, CALLS))} calls")
     for problem in JUDGE:
         for name in options.processes:
@@ -81,14 +93,18 @@ def main() -> None:
             for n in CALLS:
                 found = peers(problem, process, n)
                 top = min(found, key=found.__getitem__)
-                total = int(n / DENOISE)
-                sigmas = sigmas_of(process, total)[-(n + 1) :]
+                sigmas = own_sigmas(process, n)
                 value = distance(problem, process, sampler_of(problem, process), sigmas)
                 usual: Any = found[" ".join(references.USUAL[process.flow])]
-                everything.append(value / found[top])
+                ratios[name].append((value / found[top], value / usual))
                 text.append(f"{value / found[top]:5.2f} ({top}; {value / usual:.2f})")
             print(f"{problem.name:58s} {name:9s}" + " ".join(text), flush=True)
-    print(f"mean {mean(everything):.2f}, worst {max(everything):.2f}")
+    for name, pairs in ratios.items():
+        best, usually = zip(*pairs, strict=True)
+        print(
+            f"{name}: over the best peer mean {mean(best):.2f}, worst {max(best):.2f}; over the usual "
+            f"mean {mean(usually):.2f}, worst {max(usually):.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -12,14 +12,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
-from ..samplers import RectifiedFlow, VarianceExploding
 from ..samplers.sample import sample
 from ..samplers.solvers.recommended import LARGEST, Recommended, recommended_sigmas
 from . import references
@@ -27,21 +24,16 @@ from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
 from .problems.problems import error
 
 
-def schedule_of(process: Process) -> Any:
-    schedule = RectifiedFlow() if process.flow else VarianceExploding()
-    return replace(schedule, sigma_min=process.sigma_min)
-
-
 def sampler_of(problem: Problem, process: Process) -> Callable[..., torch.Tensor]:
     """As a host runs it, which tells it the size of the images."""
     options = Recommended(positions=problem.positions)
-    return partial(sample, options, schedule=schedule_of(process))
+    return partial(sample, options, schedule=process.schedule)
 
 
 def sigmas_of(process: Process, calls: int, positions: int = LARGEST) -> torch.Tensor:
     """As the host would hand them over: at Stable Diffusion's whole times."""
     ends = process.sigma_max, process.sigma_min
-    sigmas = recommended_sigmas(schedule_of(process), *ends, calls, positions)
+    sigmas = recommended_sigmas(process.schedule, *ends, calls, positions)
     if process.name in ("sd", "zero-snr"):
         table = references.model_sampling(process).sigmas.double().log()
         inner = torch.tensor(sigmas[:-1], dtype=torch.float64).log()
@@ -62,7 +54,7 @@ def ours(problem: Problem, process: Process, calls: int) -> float:
     return float(error(images, problem.solution(process)).exp())
 
 
-def mean(values: list[float]) -> float:
+def mean(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 

@@ -15,7 +15,6 @@ import torch
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import flow_first, log_snr
 from ..samplers.solvers.multistep import Multistep
-from .judge_recommended import schedule_of
 from .problems import PROCESSES, Problem, Process
 from .problems.problems import error, fields
 from .references import host_sigmas, result
@@ -34,7 +33,7 @@ def sigmas(process: Process, calls: int) -> torch.Tensor:
     shift, intervals = process.shift, calls - 1
     first = flow_first(lambda t: shift * t / (1.0 + (shift - 1.0) * t), 1.0, intervals)
     ends = process.sigma_max, process.sigma_min
-    above_zero = log_snr(schedule_of(process), *ends, intervals, *([first] if process.flow else []))
+    above_zero = log_snr(process.schedule, *ends, intervals, *([first] if process.flow else []))
     return torch.tensor([*above_zero, 0.0], dtype=torch.float64)
 
 
@@ -46,7 +45,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name, problems in MODELS.items():
         process = PROCESSES[name]
-        reference = partial(sample, REFERENCE, schedule=schedule_of(process))
+        reference = partial(sample, REFERENCE, schedule=process.schedule)
         for problem in problems:
             noise = problem.noise()
             cells = []

@@ -21,7 +21,6 @@ from functools import cached_property, partial
 
 import torch
 
-from ..samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
 from ..samplers.options import Options
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import flow_first, log_snr
@@ -82,18 +81,13 @@ class Pair:
         return model(x / self.process.alpha(value), self.process.s(value))
 
     @property
-    def schedule(self) -> NoiseSchedule:
-        kind = RectifiedFlow if self.process.flow else VarianceExploding
-        return kind(self.process.sigma_min)
-
-    @property
     def start(self) -> torch.Tensor:
         process = self.process
         return process.start(self.problems[0].noise()) * process.alpha(process.sigma_max)
 
     def error(self, options: Options, sigmas: Sequence[float], anew: bool) -> float:
         """Distance to the solution; anew: of a run that drops its earlier outputs at the seam."""
-        schedule = self.schedule
+        schedule = self.process.schedule
         run = partial(sample, options.on(schedule), self, disable=True, schedule=schedule)
         x = self.start
         seam = next(i for i, sigma in enumerate(sigmas) if sigma < self.boundary)
@@ -132,13 +126,12 @@ def in_log_snr(process: Process, steps: int) -> list[float]:
     def sigma(time: float) -> float:
         return process.shift * time / (1.0 + (process.shift - 1.0) * time)
 
-    schedule = RectifiedFlow(process.sigma_min)
     first = flow_first(sigma, 1.0, steps - 1)
-    return [*log_snr(schedule, 1.0, process.sigma_min, steps - 1, first), 0.0]
+    return [*log_snr(process.schedule, 1.0, process.sigma_min, steps - 1, first), 0.0]
 
 
 def recommended(process: Process, steps: int) -> list[float]:
-    return recommended_sigmas(RectifiedFlow(process.sigma_min), 1.0, process.sigma_min, steps)
+    return recommended_sigmas(process.schedule, 1.0, process.sigma_min, steps)
 
 
 LISTS = {"simple": shifted, "log_snr": in_log_snr, "recommended": recommended}

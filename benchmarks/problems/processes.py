@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ...samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
+
 PURE_NOISE = 1e4
 """The s that stands for a flow's sigma = 1, where s is infinite: no image is left at either."""
 
@@ -50,6 +52,11 @@ class Process:
 
     def alpha(self, sigma: float) -> float:
         return max(1.0 - sigma, 1.0 / PURE_NOISE) if self.flow else 1.0
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """What our solvers take."""
+        return (RectifiedFlow if self.flow else VarianceExploding)(self.sigma_min)
 
     def start(self, noise: torch.Tensor) -> torch.Tensor:
         """The state z at sigma_max, as hosts scale it: with an image of variance 1 in it."""

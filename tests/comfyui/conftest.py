@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dpm_solver_nodes.tests.support import sd15 as sd15_file
+from dpm_solver_nodes.tools import browser
 from dpm_solver_nodes.tools.server import DEFAULT, Server, start
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "COMFYUI_PATH" in os.environ
@@ -32,6 +37,15 @@ def host(
     """The server, with this pack, the demo's pack and the tests' own nodes."""
     with start(tmp_path_factory.mktemp("comfyui"), PACKS, version=request.param) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def page(host: Server) -> Iterator[Page]:
+    """The host's page in a browser."""
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with browser.opened(host) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

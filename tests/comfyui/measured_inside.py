@@ -1,4 +1,4 @@
-"""What inside_solvers.py measured in the host's own Python, once per version and session."""
+"""What the scripts inside_*.py print in the host's own Python, once per version and session."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from typing import Any
 
 from dpm_solver_nodes.tools.server import comfyui, environment
 
-ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path(__file__).resolve().parent
 
 
 @cache
-def measured(version: str) -> dict[str, Any]:
-    script = Path(__file__).with_name("inside_solvers.py")
+def printed(script: str, version: str, *arguments: str) -> str:
+    """All that a script of this folder prints on a version of the host; it must end well."""
     done = subprocess.run(
-        [environment(version), script, comfyui(version), ROOT],
+        [environment(version), FOLDER / script, comfyui(version), FOLDER.parents[1], *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return done.stdout
+
+
+@cache
+def measured(script: str, version: str, *arguments: str) -> dict[str, Any]:
+    """The numbers in the last line of it."""
+    return dict(json.loads(printed(script, version, *arguments).splitlines()[-1]))

@@ -349,8 +349,9 @@ def test_the_share_of_each_outcome(bench: Bench) -> None:
     print(bench.host.version, dict(bench.tally), total)
     if total < PROMPTS:
         pytest.skip("not all of the random graphs were run")
-    for outcome, least in (("result", 0.2), ("refused", 0.1), ("our sentence", 0.05)):
-        assert bench.tally[outcome] > least * total, dict(bench.tally)
+    ended = total - bench.tally["interrupted"]  # a slow machine is interrupted in more of them
+    for outcome, least in (("result", 0.3), ("refused", 0.1), ("our sentence", 0.05)):
+        assert bench.tally[outcome] > least * ended, dict(bench.tally)
 
 
 def run_all(bench: Bench, cases: Sequence[Case], moments: random.Random | None = None) -> None:

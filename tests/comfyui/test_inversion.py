@@ -57,7 +57,7 @@ def there_and_back(
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_loss_has_the_solvers_order(version: str) -> None:
     """With an exact model in float64. Both ways err alike, so that some lose less than their order."""
-    for kind, solvers in measured(version)["round trips"].items():
+    for kind, solvers in measured("inside_solvers.py", version)["round trips"].items():
         for name, found in solvers.items():
             few, many = found["lost"][1:]
             order = math.log(few / many) / math.log(161 / 41)
@@ -69,7 +69,7 @@ def test_the_loss_has_the_solvers_order(version: str) -> None:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_2m_loses_little_at_20_calls(version: str) -> None:
-    for solvers in measured(version)["round trips"].values():
+    for solvers in measured("inside_solvers.py", version)["round trips"].values():
         lost = {name: found["lost"][0] for name, found in solvers.items()}
         assert lost["dpm_solver++_2m"] < min(0.03, 1.5 * min(lost.values()))
         assert lost["dpmsolver++, order 1"] > 5 * lost["dpm_solver++_2m"]

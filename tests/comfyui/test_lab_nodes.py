@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -415,14 +414,6 @@ def test_plot_sigmas_of_nothing(host: Server) -> None:
 
 
 # --- the workflows -------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def page(host: Server) -> Iterator[Page]:
-    if reason := browser.missing():
-        pytest.skip(reason)
-    with browser.opened(host) as page:
-        yield page
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,7 @@ model: regional prompts, guiders, patches, wrappers. None of it changes the numb
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,8 @@ import safetensors.torch
 import torch
 
 from dpm_solver_nodes.samplers.catalog import CATALOG
-from dpm_solver_nodes.tests.comfyui.conftest import ROOT, VERSIONS
+from dpm_solver_nodes.tests.comfyui.conftest import VERSIONS
+from dpm_solver_nodes.tests.comfyui.measured_inside import printed
 from dpm_solver_nodes.tests.support.digits import (
     ADAPTIVE,
     FIXED,
@@ -33,22 +32,14 @@ from dpm_solver_nodes.tests.support.digits import (
 )
 from dpm_solver_nodes.tests.support.graphs import text_to_image
 from dpm_solver_nodes.tests.support.probing import counts, latent, reset_counts
-from dpm_solver_nodes.tools.server import Server, comfyui, environment
+from dpm_solver_nodes.tools.server import Server
 
-SCRIPT = Path(__file__).with_name("inside_latents.py")
 STEPS = 6
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_kind_of_latent(version: str) -> None:
-    done = subprocess.run(
-        [environment(version), SCRIPT, comfyui(version), ROOT],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert f"checked {len(CATALOG)} samplers" in done.stdout
+    assert f"checked {len(CATALOG)} samplers" in printed("inside_latents.py", version)
 
 
 # --- noise masks ---------------------------------------------------------------------------------

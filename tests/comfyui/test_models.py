@@ -6,19 +6,15 @@ kind by kind against the converged solution of the kind's ODE.
 
 from __future__ import annotations
 
-import json
-import subprocess
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from dpm_solver_nodes.samplers.catalog import CATALOG
-from dpm_solver_nodes.tests.comfyui.conftest import ROOT, VERSIONS
-from dpm_solver_nodes.tools.server import comfyui, environment
+from dpm_solver_nodes.tests.comfyui.conftest import VERSIONS
+from dpm_solver_nodes.tests.comfyui.measured_inside import measured
 
-SCRIPT = ROOT / "tests" / "comfyui" / "inside_models.py"
 WITHIN = 0.2  # of a claimed order, as in test_order.py
 SINCE_0_24 = {
     "v ddpm, zero terminal SNR",
@@ -52,20 +48,8 @@ versions = pytest.mark.parametrize("version", VERSIONS)
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
-@cache
-def measured(version: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [environment(version), SCRIPT, comfyui(version), ROOT],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def of_kind(version: str, kind: str) -> dict[str, Any]:
-    found = measured(version)
+    found = measured("inside_models.py", version)
     if kind in found["missing"]:
         pytest.skip(f"ComfyUI {version} has no such kind")
     return found["kinds"][kind]
@@ -73,7 +57,7 @@ def of_kind(version: str, kind: str) -> dict[str, Any]:
 
 @versions
 def test_all_kinds_are_measured(version: str) -> None:
-    found = measured(version)
+    found = measured("inside_models.py", version)
     assert set(found["kinds"]) == set(KINDS) - set(found["missing"])
     assert set(found["missing"]) <= SINCE_0_24
 
@@ -138,7 +122,7 @@ def test_adaptive_error_falls_with_the_tolerance(version: str, kind: str) -> Non
 
 @versions
 def test_image_to_image_models_are_refused_in_a_clear_word(version: str) -> None:
-    said = measured(version)["refusals"]
+    said = measured("inside_models.py", version)["refusals"]
     assert {f"{entry.id}, simple" for entry in CATALOG} < set(said)
     for case, message in said.items():
         assert "IMG_TO_IMG_FLOW" in message, case
@@ -147,7 +131,7 @@ def test_image_to_image_models_are_refused_in_a_clear_word(version: str) -> None
 
 @versions
 def test_a_noise_scale_changes_the_start_alone(version: str) -> None:
-    equal = measured(version)["noise scales"]
+    equal = measured("inside_models.py", version)["noise scales"]
     if not equal:
         pytest.skip(f"ComfyUI {version} has no noise scale")
     assert all(equal.values()), equal

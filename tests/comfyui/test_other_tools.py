@@ -6,11 +6,8 @@ here. DPM_SOLVER_OTHER_PACKS names a folder that may hold a clone of ComfyUI-Det
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,8 @@ import torch
 
 from dpm_solver_nodes.samplers.catalog import CATALOG, Entry
 from dpm_solver_nodes.samplers.solvers.ancestral import Ancestral
-from dpm_solver_nodes.tests.comfyui.conftest import PACKS, ROOT, VERSIONS
+from dpm_solver_nodes.tests.comfyui.conftest import PACKS, VERSIONS
+from dpm_solver_nodes.tests.comfyui.measured_inside import measured
 from dpm_solver_nodes.tests.comfyui.test_beside_packs import hosted
 from dpm_solver_nodes.tests.support.digits import (
     FIXED,
@@ -34,9 +32,9 @@ from dpm_solver_nodes.tests.support.digits import (
     sample,
     scheduled,
 )
-from dpm_solver_nodes.tools.server import Server, comfyui, environment
+from dpm_solver_nodes.tools.server import Server
 
-SCRIPT = Path(__file__).with_name("inside_other_tools.py")
+SCRIPT = "inside_other_tools.py"
 RECOMMENDED = "dpm_solver++_recommended"
 SMALL = ("digits", "emoji flow")
 """Models of small images, to which the recommended sampler moves its own list."""
@@ -58,18 +56,6 @@ versions = pytest.mark.parametrize("version", VERSIONS)
 entries = pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: entry.id)
 
 
-@cache
-def measured(version: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [environment(version), SCRIPT, comfyui(version), ROOT],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
 # --- one call a step, at the listed sigma, in order ----------------------------------------------
 
 
@@ -79,7 +65,7 @@ def test_one_call_a_step_at_the_listed_sigma(version: str, entry: Entry) -> None
     """The exceptions are the page's: adaptive, 2S ancestral, and a list moved to small images."""
     for name in MODELS:
         for scheduler in ("beta", "dpm_solver_recommended"):
-            ran = measured(version)["contract"].get(f"{name}, {scheduler}, {entry.id}")
+            ran = measured(SCRIPT, version)["contract"].get(f"{name}, {scheduler}, {entry.id}")
             if ran is None:
                 continue
             calls, sigmas = ran["calls"], ran["sigmas"]
@@ -106,7 +92,7 @@ def test_tools_find_each_call_in_the_hosts_list(version: str, entry: Entry) -> N
     """Context windows and other packs look up the step in `sample_sigmas`, by equality."""
     if entry.adaptive or isinstance(entry.options, Ancestral):
         pytest.skip("its calls lie between the listed sigmas")
-    found = measured(version)["contract"]
+    found = measured(SCRIPT, version)["contract"]
     assert all(ran["told"] for case, ran in found.items() if case.endswith(f", {entry.id}"))
 
 
@@ -114,7 +100,7 @@ def test_tools_find_each_call_in_the_hosts_list(version: str, entry: Entry) -> N
 
 
 def under(version: str, tool: str) -> dict[str, Any]:
-    found = measured(version)["predictions"][tool]
+    found = measured(SCRIPT, version)["predictions"][tool]
     if found is None:
         assert tool in LATER_THAN_0_16
         pytest.skip(f"ComfyUI {version} has no {tool}")
@@ -144,7 +130,7 @@ def test_caches_skip_what_they_skip_of_the_hosts_samplers(
     version: str, model: str, tool: str
 ) -> None:
     """All calls of the solver are made; the cache answers some of them instead of the network."""
-    found = measured(version)["caches"][model][tool]
+    found = measured(SCRIPT, version)["caches"][model][tool]
     for name, one in found.items():
         assert one["finite"], name
         assert len(one["calls"]) == len(one["sigmas"]) - 1, name
@@ -165,7 +151,7 @@ def test_caches_skip_what_they_skip_of_the_hosts_samplers(
 @versions
 def test_a_shift_after_the_sigmas_changes_nothing(version: str) -> None:
     """A flow's shift decides its list, which is there already; one line says what is taken."""
-    found = measured(version)["shifts"]
+    found = measured(SCRIPT, version)["shifts"]
     assert len({case.split(", ")[0] for case in found}) == 3
     for case, one in found.items():
         assert one["finite"] and one["told"], case

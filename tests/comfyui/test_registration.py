@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
-import subprocess
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dpm_solver_nodes.tests.comfyui.conftest import ROOT, VERSIONS
-from dpm_solver_nodes.tools.server import comfyui, environment
+from dpm_solver_nodes.tests.comfyui.measured_inside import measured
 
-SCRIPT = ROOT / "tests" / "comfyui" / "inside_registration.py"
 SAMPLING = [
     *("DPMSolver_Recommended", "DPMSolver_2M", "DPMSolver_3M", "DPMSolver_Multistep"),
     *("DPMSolver_Singlestep", "DPMSolver_Adaptive", "DPMSolver_SDE", "DPMSolver_Sigmas"),
@@ -29,15 +25,8 @@ BAD_FOLDERS = ["a#b", "50%", "späth", "日本", "a b", "dpm.solver", "dpm@1"]
 versions = pytest.mark.parametrize("version", VERSIONS)
 
 
-@cache
 def told(version: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [environment(version), SCRIPT, comfyui(version), ROOT, *GOOD_FOLDERS, *BAD_FOLDERS],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return measured("inside_registration.py", version, *GOOD_FOLDERS, *BAD_FOLDERS)
 
 
 def errors(case: dict[str, Any]) -> list[str]:

@@ -240,7 +240,7 @@ def test_singlestep_has_no_cfg_pp(host: Server) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_with_one_noise_it_is_the_hosts(version: str) -> None:
     """On either kind of model, flows with a noise scale included."""
-    twins = measured(version)["twins"]
+    twins = measured("inside_solvers.py", version)["twins"]
     assert len(twins) >= 56
     for case, difference in twins.items():
         in_float32 = "er sde" in case and "er sde 1" not in case  # the host's sums of er_sde
@@ -250,7 +250,7 @@ def test_with_one_noise_it_is_the_hosts(version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_images_are_those_of_the_model(version: str) -> None:
     """An exact model's: their mean, their spread, and how many there are of which kind."""
-    found = measured(version)["statistics"]
+    found = measured("inside_solvers.py", version)["statistics"]
     exact = found.pop("exact")
     assert len(found) == 14
     for case, numbers in found.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +11,6 @@ from dpm_solver_nodes.tests.comfyui.conftest import ROOT
 from dpm_solver_nodes.tests.comfyui.test_short_menu import HIDDEN, SHORT, ours, set_all
 from dpm_solver_nodes.tests.support.digits import MENU, Graph
 from dpm_solver_nodes.tools import browser
-from dpm_solver_nodes.tools.server import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -39,14 +37,6 @@ SHOWN_OUTSIDE = """(value) => {
 }"""
 OUTER_MENU = """() => window.app.graph.nodes.find((node) => node.subgraph)
     .widgets.find((one) => one.name === "sampler_name").options.values"""
-
-
-@pytest.fixture(scope="module")
-def page(host: Server) -> Iterator[Page]:
-    if reason := browser.missing():
-        pytest.skip(reason)
-    with browser.opened(host) as page:
-        yield page
 
 
 def made_by(graph: Graph, name: str) -> dict[str, Any]:

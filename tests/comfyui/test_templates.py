@@ -96,14 +96,6 @@ TEMPLATES = with_samplers()
 CHOSEN = [name for name in TEMPLATES if os.environ.get("WORKFLOWS") == "all" or name in QUICK]
 
 
-@pytest.fixture(scope="module")
-def page(host: Server) -> Iterator[Page]:
-    if reason := browser.missing():
-        pytest.skip(reason)
-    with browser.opened(host) as page:
-        yield page
-
-
 def switchable(graph: Graph) -> Iterator[tuple[str, str]]:
     """Node and field of all that a user can switch; a linked one has no field."""
     for name, node in graph.items():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 
-from dpm_solver_nodes.tests.comfyui.conftest import ROOT, VERSIONS
+from dpm_solver_nodes.tests.comfyui.conftest import VERSIONS
+from dpm_solver_nodes.tests.comfyui.measured_inside import measured
 from dpm_solver_nodes.tests.comfyui.test_menu import heard
 from dpm_solver_nodes.tests.support.digits import (
     Graph,
@@ -29,7 +27,7 @@ from dpm_solver_nodes.tests.support.digits import (
     watched,
 )
 from dpm_solver_nodes.tests.support.probing import counts, latent
-from dpm_solver_nodes.tools.server import Server, comfyui, environment, events
+from dpm_solver_nodes.tools.server import Server, events
 
 ALWAYS = 1e6  # a sigma that all others lie below
 BOUNDARY = 3.0
@@ -220,13 +218,8 @@ def test_what_can_not_be_is_said_in_a_sentence(
 versions = pytest.mark.parametrize("version", VERSIONS)
 
 
-@cache
 def told(version: str) -> dict[str, Any]:
-    script = ROOT / "tests" / "comfyui" / "inside_two_models.py"
-    command = [environment(version), script, comfyui(version), ROOT]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    return measured("inside_two_models.py", version)
 
 
 @versions
