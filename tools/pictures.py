@@ -52,7 +52,7 @@ NAMED = {"DPMSolver_Compare": {6: "which_sampler/the demo model"}}
 TEMPLATES = {
     "ksampler_menu": Template("DPM++ 2M in KSampler, 20 calls"),
     "dpmpp_2m_custom_sampling": Template("DPM++ 2M, 20 calls"),
-    "recommended": Template("Recommended, 12 calls"),
+    "recommended": Template("Recommended, 20 calls"),
     "adaptive": Template("Adaptive: as many calls as it takes"),
     "sde": Template("2M SDE, 30 calls"),
     "image_to_image": Template("Image to image: a 4 becomes a 6", "6", True),
