@@ -163,7 +163,7 @@ class HostModel(ABC):
                 f"{steps} steps at denoise = {denoise:g} are the last of a list of "
                 f"{steps / denoise:g}: take 1 to {MOST_STEPS} steps, or raise denoise."
             )
-        total = int(steps / denoise)
+        total, final_zero = int(steps / denoise), bool(final_zero)
         if rising:
             falling = self.above_zero(spacing, total + self.flow, False)
             return falling[-(steps + 1) :][::-1]

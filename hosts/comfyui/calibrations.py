@@ -93,7 +93,7 @@ def _file(name: str) -> Path | None:
     Only files on the host's list count, so that a name can't lead out of the folder. The host lists
     files in subfolders as its system writes them, and a workflow may come from another system.
     """
-    wanted = files.portable(name)
+    wanted = files.portable(str(name))  # a linked input may be a number
     for listed in folder_paths.get_filename_list(FOLDER):
         if files.portable(listed) in (wanted, wanted + files.EXTENSION):
             path = folder_paths.get_full_path(FOLDER, listed)

@@ -13,7 +13,7 @@ import torch
 from ...lab import compare
 from ...lab.calibration import files
 from ...lab.compare import Candidate
-from ...samplers.checks import escaped
+from ...samplers.checks import escaped, quoted
 from ...samplers.log import LOG
 from . import calibrations, sampling
 from .guiding import Bench
@@ -144,6 +144,10 @@ def known(what: str, name: str, names: Sequence[str]) -> None:
 
 
 def at_least_one_step(name: str, sigmas: torch.Tensor) -> None:
+    if not isinstance(sigmas, torch.Tensor):
+        raise ValueError(
+            f"{name} is {quoted(sigmas)}, no list of sigmas: connect a scheduler node."
+        )
     if sigmas.ndim != 1 or len(sigmas) < 2:
         raise ValueError(
             f"{name} holds {sigmas.numel()} sigmas, which is no step: connect a list of at least 2, "

@@ -133,6 +133,10 @@ def test_the_templates_are_installed() -> None:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_switched_to_ours(host: Server, page: Page, name: str) -> None:
     """Only the fields change, and the host complains of nothing new: files are missing."""
+    if host.version == "0.16.3":
+        pytest.skip(
+            "its page is older than these templates, and can't switch what is in a subgraph"
+        )
     number = list(TEMPLATES).index(name)
     ours = {
         "sampler_name": MENU[number % len(MENU)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -62,3 +63,10 @@ def test_all_other_lists_stay(steps: int) -> None:
     below = torch.tensor([0.8, 0.0])
     assert model.sized(Recommended(), SMALL, below)[1] is below
     assert model.sized(Multistep(), SMALL, own) == (Multistep(), own)
+
+
+def test_final_zero_may_be_any_number() -> None:
+    """A linked input may be."""
+    model = Flow()
+    many: Any = 10**18
+    assert model.sigmas("logSNR", 8, final_zero=many) == model.sigmas("logSNR", 8)
