@@ -1,6 +1,6 @@
 """Fits the recommended sampler: one list of sigmas and step weights on many models at once.
 
-    python -m dpm_solver_nodes.benchmarks.fit_recommended flow|diffusion [CALLS ...]
+    python -m dpm_solver_nodes.benchmarks.fit_recommended flow|diffusion|zero-snr [CALLS ...]
 
 The solver (`samplers/solvers/recommended.py`) interpolates x0: with lambda_ = -log s, it takes the
 exact step through the newest three outputs, slope and curvature each times a gain of the step's own.
@@ -29,11 +29,11 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 
+from ..samplers.solvers.any_list import WIDE
 from ..samplers.solvers.recommended import FIRST_STEP, SIZES, share_of
-from .problems import CHECK, PROCESSES, TUNE, Problem
+from .problems import CHECK, PROCESSES, TUNE, Problem, Process
 from .problems.fields import Pullback
 from .problems.problems import Denoiser
-from .problems.processes import PURE_NOISE
 from .references import model_sampling, reference
 
 DATA = Path(__file__).parent.parent / "samplers" / "solvers" / "recommended.json"
@@ -63,17 +63,24 @@ ORDER = (8, 6, 5, 4, 3, 7, *range(9, 21), 50, 40, 38, 35, 33, *range(30, 20, -1)
 image made with a mean of two neighbours is several times farther away than with either."""
 
 DIGITS = 6
-KINDS = {"flow": ("flow3", "flow1", "flow6"), "diffusion": ("sd",)}
+KINDS = {"flow": ("flow3", "flow1", "flow6"), "diffusion": ("sd",), "zero-snr": ("zero-snr",)}
 """The processes of a kind. The first is fitted on; the models are the same in all, the peers not."""
+
+BEGUN_BY = {"zero-snr": "flow"}
+"""Kind -> the kind whose rows its fits begin with."""
 
 
 @dataclass
 class Solver:
-    """Levels in log s, [calls], and gains, [calls, 2]."""
+    """Levels in log s, [calls], and gains, [calls, 2].
+
+    Attributes:
+        pure: it starts from nothing but noise.
+    """
 
     levels: torch.Tensor
     gains: torch.Tensor
-    flow: bool
+    pure: bool
 
     @property
     def calls(self) -> int:
@@ -82,7 +89,7 @@ class Solver:
     def c(self) -> torch.Tensor:
         """Weights of the earlier outputs, [calls, EARLIER]: see `weights` in the sampler's module."""
         levels = self.levels
-        if self.flow:
+        if self.pure:
             levels = torch.cat([levels[1:2] + FIRST_STEP, levels[1:]])
         steps = -levels.diff()
         h = torch.cat([steps, steps.new_ones(1)])
@@ -112,7 +119,7 @@ def mixed(pair: Pair, share: float) -> Solver:
     return Solver(
         torch.lerp(small.levels, large.levels, share),
         torch.lerp(small.gains, large.gains, share),
-        small.flow,
+        small.pure,
     )
 
 
@@ -207,16 +214,16 @@ class Case:
         return value, *made.gradient(off / (squares * off.numel()))
 
 
-def multistep_2m(flow: bool, calls: int) -> Solver:
+def multistep_2m(first: float, calls: int) -> Solver:
     """A second-order multistep on Karras' spacing in s."""
-    first = PURE_NOISE if flow else PROCESSES["sd"].s_max
-    top, count = (40.0, calls - 1) if flow else (first, calls)
+    pure = first > WIDE
+    top, count = (40.0, calls - 1) if pure else (first, calls)
     ends = top ** (1.0 / 7.0), 0.04 ** (1.0 / 7.0)
     s = [(ends[0] + (ends[1] - ends[0]) * i / (count - 1)) ** 7 for i in range(count)]
-    levels = torch.tensor([first] * flow + s, dtype=torch.float64).log()
+    levels = torch.tensor([first] * pure + s, dtype=torch.float64).log()
     gains = torch.zeros(calls, 2, dtype=torch.float64)
     gains[1:-1, 0] = 1.0
-    return Solver(levels, gains, flow)
+    return Solver(levels, gains, pure)
 
 
 def stretched(solver: Solver, calls: int) -> Solver:
@@ -228,14 +235,16 @@ def stretched(solver: Solver, calls: int) -> Solver:
     between = np.stack([np.interp(new, old, gains[1:, j]) for j in range(2)], 1)
     gains = np.concatenate([np.zeros((1, 2)), between])
     gains[:2, 1] = 0.0
-    return Solver(torch.tensor(levels), torch.tensor(gains), solver.flow)
+    return Solver(torch.tensor(levels), torch.tensor(gains), solver.pure)
 
 
-def at_whole_times(solver: Solver) -> Solver:
+def at_whole_times(solver: Solver, process: Process) -> Solver:
     """With the levels of a diffusion model moved to the nearest whole times, as hosts do."""
-    table = model_sampling(PROCESSES[KINDS["diffusion"][0]]).sigmas.double().log()
+    table = model_sampling(process).sigmas.double().log()
     nearest = (solver.levels[:, None] - table).abs().argmin(1)
-    return Solver(table[nearest], solver.gains, solver.flow)
+    for i in reversed(range(len(nearest) - 1)):  # no time twice
+        nearest[i] = max(nearest[i], nearest[i + 1] + 1)
+    return Solver(table[nearest], solver.gains, solver.pure)
 
 
 def descend(
@@ -246,7 +255,7 @@ def descend(
     Args:
         move: False leaves the levels where they are.
     """
-    flow, calls = start[0].flow, start[0].calls
+    pure, calls = start[0].pure, start[0].calls
     count = calls - 1
 
     def pair_of(free: torch.Tensor) -> Pair:
@@ -260,17 +269,17 @@ def descend(
         gains = torch.stack(
             [torch.cat([ones.new_zeros(1), ones]), torch.cat([twos.new_zeros(2), twos])], 1
         )
-        return Solver(levels, gains, flow)
+        return Solver(levels, gains, pure)
 
     def penalty(free: torch.Tensor) -> torch.Tensor:
         small, large = free.chunk(2)
         value = APART * (small[count:] - large[count:]).square().sum()
         for part in (small, large):
-            value = value + SMOOTH_STEPS * part[flow:count].diff(n=2).square().sum()
+            value = value + SMOOTH_STEPS * part[pure:count].diff(n=2).square().sum()
             for gains, usual in zip(
                 (part[count : 2 * count], part[2 * count :]), USUAL, strict=True
             ):
-                inner = gains[int(flow) : -1]
+                inner = gains[int(pure) : -1]
                 value = value + PULL * (inner - usual).square().sum()
                 value = value + SMOOTH_GAINS * inner.diff().square().sum()
         return value * min(1.0, (calls / FREE_BELOW) ** 2)
@@ -281,7 +290,7 @@ def descend(
         solvers = [mixed(pair, case.share) for case in cases]
         ratios, at_levels, at_c = zip(
             *(
-                case.ratio(Solver(one.levels.detach(), one.gains.detach(), flow))
+                case.ratio(Solver(one.levels.detach(), one.gains.detach(), pure))
                 for case, one in zip(cases, solvers, strict=True)
             ),
             strict=True,
@@ -315,13 +324,16 @@ def _free(solver: Solver) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def read(kind: str) -> dict[int, Pair]:
-    rows = json.loads(DATA.read_text()).get(kind, {}) if DATA.exists() else {}
+    """Calls -> its solvers. A kind without rows begins with another's."""
+    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    rows = data.get(kind) or data.get(BEGUN_BY.get(kind), {})
+    first = PROCESSES[KINDS[kind][0]].s_max
 
     def solver(row: dict[str, list[float]]) -> Solver:
         return Solver(
-            torch.tensor(row["s"], dtype=torch.float64).log(),
+            torch.tensor([first, *row["s"][1:]], dtype=torch.float64).log(),
             torch.tensor([row["slope"], row["curvature"]], dtype=torch.float64).T,
-            kind == "flow",
+            first > WIDE,
         )
 
     return {int(calls): (solver(two["small"]), solver(two["large"])) for calls, two in rows.items()}
@@ -358,11 +370,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     processes = KINDS[options.kind]
-    flow = options.kind == "flow"
-    print(f"{len(TUNE)} models", flush=True)
+    process = PROCESSES[processes[0]]
+    tune, held_out = (
+        [problem for problem in part if set(processes) & set(problem.processes)]
+        for part in (TUNE, CHECK)
+    )
+    print(f"{len(tune)} models", flush=True)
     for calls in options.calls or ORDER:
         began = time.time()
-        cases, others = ([Case.of(p, processes, calls) for p in part] for part in (TUNE, CHECK))
+        cases, others = ([Case.of(p, processes, calls) for p in part] for part in (tune, held_out))
         rows = read(options.kind)
         starts = [rows[calls]] if calls in rows and not options.fresh else []
         neighbours = [n for n in rows if n != calls]
@@ -371,13 +387,13 @@ def main() -> None:
             small, large = rows[nearest]
             starts.append((stretched(small, calls), stretched(large, calls)))
         if not starts or calls < SEVERAL_BELOW:
-            starts.append((multistep_2m(flow, calls),) * 2)
+            starts.append((multistep_2m(process.s_max, calls),) * 2)
         found, _ = min(
             (descend(cases, start, options.iterations) for start in starts),
             key=lambda result: result[1],
         )
-        if not flow:
-            small, large = map(at_whole_times, found)
+        if not process.flow:
+            small, large = (at_whole_times(one, process) for one in found)
             found, _ = descend(cases, (small, large), options.iterations, move=False)
         rows = read(options.kind)
         rows[calls] = found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -97,8 +99,86 @@ class _Layers(nn.Module):
         return self.leave(hidden)
 
 
+class _Block(nn.Module):
+    """Two convolutions over the feature maps, told the noise level and the class."""
+
+    def __init__(self, width: int, told: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.inner = nn.Conv2d(width, width, 3, padding=1)
+        self.outer = nn.Conv2d(width, width, 3, padding=1)
+        self.told = nn.Linear(told, width)
+
+    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        inner = self.inner(nn.functional.silu(self.norm1(x))) + self.told(told)[:, :, None, None]
+        return x + self.outer(nn.functional.silu(self.norm2(inner)))
+
+
+class _Convolutions(nn.Module):
+    """A small U-Net on cells of 2 x 2 pixels, with the sizes and the told values of `_Layers`."""
+
+    told = 128
+
+    def __init__(self, values: int, classes: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.size = math.isqrt(values // 3)
+        self.frequencies = nn.Parameter(torch.linspace(0.5, 4.0, 16), requires_grad=False)
+        self.level = nn.Linear(32, self.told)
+        self.label = nn.Embedding(classes + 1, self.told)
+        self.enter = nn.Conv2d(12, width, 3, padding=1)
+        self.leave = nn.Conv2d(width, 12, 3, padding=1)
+        self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(2 * width, width, 2, stride=2)
+        self.fine = nn.ModuleList(_Block(width, self.told) for _ in range(depth))
+        self.coarse = nn.ModuleList(_Block(2 * width, self.told) for _ in range(depth))
+        self.last = nn.ModuleList(_Block(width, self.told) for _ in range(depth))
+
+    def forward(self, x: torch.Tensor, level: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        angles = level[:, None] * self.frequencies
+        told = self.level(torch.cat([angles.sin(), angles.cos()], 1)) + self.label(label)
+        told = nn.functional.silu(told)
+        pictures = x.reshape(len(x), self.size, self.size, 3).movedim(3, 1)
+        hidden = self.enter(nn.functional.pixel_unshuffle(pictures, 2))
+        for block in self.fine:
+            hidden = block(hidden, told)
+        below = self.down(hidden)
+        for block in self.coarse:
+            below = block(below, told)
+        hidden = hidden + self.up(below)
+        for block in self.last:
+            hidden = block(hidden, told)
+        made = nn.functional.pixel_shuffle(self.leave(hidden), 2)
+        return made.movedim(1, 3).reshape(x.shape)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Of a network that is trained here.
+
+    Attributes:
+        name: for the file that it is kept in.
+        layers: the class of the network.
+        width, depth: its size.
+        batch: noisy pictures in each iteration of training.
+        velocity: it predicts the velocity of the noisy picture, as EDM's networks nearly do; otherwise
+            the noise, as Stable Diffusion's.
+    """
+
+    name: str
+    layers: type[_Layers | _Convolutions]
+    width: int
+    depth: int
+    batch: int = 256
+    velocity: bool = True
+
+
+DENSE = Architecture("", _Layers, width=320, depth=4)
+VELOCITY = Architecture("convolutions", _Convolutions, width=48, depth=2, batch=64)
+NOISE = Architecture("convolutions, noise", _Convolutions, 40, 2, batch=64, velocity=False)
+
+
 class Trained:
-    """A network of a few layers in z and s, trained on pictures with EDM's preconditioning.
+    """A small network in z and s, trained on pictures.
 
     Image k is guided towards class k. float32 within; trained on one thread by a fixed seed and kept
     on disk.
@@ -106,7 +186,7 @@ class Trained:
     Args:
         name: of the pictures, for the file.
         load: the pictures and their classes.
-        iterations: of training, with 256 noisy pictures each.
+        iterations: of training.
     """
 
     def __init__(
@@ -115,14 +195,18 @@ class Trained:
         load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
         guidance: float,
         seed: int,
+        architecture: Architecture = DENSE,
         iterations: int = 2500,
     ) -> None:
         points, labels = load()
         self.guidance, self.values = guidance, points.shape[1]
         self.classes = int(labels.max()) + 1
+        self.architecture = architecture
         torch.manual_seed(seed)
-        self.layers = _Layers(self.values, self.classes, width=320, depth=4)
-        key = f"{name} {seed} {iterations}"
+        self.layers = architecture.layers(
+            self.values, self.classes, architecture.width, architecture.depth
+        )
+        key = f"{name} {seed} {iterations}{architecture.name}"
         kept = CACHE / f"network-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
         if not kept.exists():
             self._train(points.float(), labels, iterations)
@@ -131,12 +215,13 @@ class Trained:
         self.layers.requires_grad_(False)
 
     def _train(self, points: torch.Tensor, labels: torch.Tensor, iterations: int) -> None:
+        batch = self.architecture.batch
         optimiser = torch.optim.AdamW(self.layers.parameters(), 1e-3, weight_decay=0.01)
         rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, iterations, 1e-5)
         for _ in range(iterations):
-            chosen = torch.randint(len(points), (256,))
-            asked = torch.where(torch.rand(256) < 0.15, self.classes, labels[chosen])
-            level = torch.randn(256) * 1.6 - 0.4
+            chosen = torch.randint(len(points), (batch,))
+            asked = torch.where(torch.rand(batch) < 0.15, self.classes, labels[chosen])
+            level = torch.randn(batch) * 1.6 - 0.4
             s = level.exp()[:, None]
             clean = points[chosen]
             denoised = self._denoised(clean + s * torch.randn_like(clean), s, asked)
@@ -150,7 +235,10 @@ class Trained:
     def _denoised(self, z: torch.Tensor, s: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         scale = (1.0 + s.square()).rsqrt()
         level = s.log().expand(len(z), 1)[:, 0]
-        return scale.square() * z + scale * s * self.layers(z * scale, level, label)
+        predicted = self.layers(z * scale, level, label)
+        if not self.architecture.velocity:
+            return z - s * predicted
+        return scale.square() * z + scale * s * predicted
 
     def __call__(self, z: torch.Tensor, s: torch.Tensor | float) -> torch.Tensor:
         level = torch.as_tensor(s, dtype=torch.float32).reshape(1, 1)

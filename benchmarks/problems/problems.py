@@ -15,6 +15,7 @@ import torch
 from . import networks, pictures
 from .fields import Fields, Pullback, spectrum, thinned
 from .mixtures import Mixture
+from .networks import NOISE, VELOCITY
 from .pictures import CACHE
 from .processes import Process
 
@@ -243,16 +244,43 @@ def trained(
     load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
     guidance: float,
     seed: int,
+    architecture: networks.Architecture = networks.DENSE,
     images: int = 6,
 ) -> Problem:
+    dense = architecture is networks.DENSE
+    kind = "" if dense else f" {architecture.name}"
     return Problem(
-        f"trained {name} g {guidance:g}",
+        f"trained {name}{kind} g {guidance:g}",
         "network",
         guidance,
         size * size,
-        lambda _: networks.Trained(name, load, guidance, seed),
-        (*BOUNDED, *FLOWS),
+        lambda _: networks.Trained(name, load, guidance, seed, architecture),
+        (*BOUNDED, *FLOWS) if dense else ("sd", "flow3") if architecture.velocity else ("sd",),
         seed,
+        images,
+        fine=FINE if dense else 300,
+    )
+
+
+def trained_on_patches(
+    names: tuple[str, ...],
+    size: int,
+    guidance: float,
+    seed: int,
+    architecture: networks.Architecture = networks.DENSE,
+    images: int = 6,
+    cut: int = 3,
+) -> Problem:
+    """Args:
+    cut: seed of the places that the patches are cut from.
+    """
+    return trained(
+        f"{'+'.join(names)} {size}x{size}x3",
+        size,
+        lambda: pictures.patches(names, size, 3000, cut),
+        guidance,
+        seed,
+        architecture,
         images,
     )
 
@@ -298,15 +326,9 @@ TUNE: tuple[Problem, ...] = (
     digits(0.25, 0.0, 128),
     digits(0.25, 7.5, 130),
     digits(0.12, 3.0, 138),
-    trained(
-        "china+flower 8x8x3",
-        8,
-        lambda: pictures.patches(("china", "flower"), 8, 3000, 3),
-        4.0,
-        134,
-    ),
+    trained_on_patches(("china", "flower"), 8, 4.0, 134),
     trained("emoji 8x8x3 from 0", 8, lambda: pictures.emoji(8, 1600), 0.0, 136),
-    trained("china 12x12x3", 12, lambda: pictures.patches(("china",), 12, 3000, 5), 2.0, 148),
+    trained_on_patches(("china",), 12, 2.0, 148, cut=5),
 )
 
 CHECK: tuple[Problem, ...] = (
@@ -331,13 +353,9 @@ JUDGE: tuple[Problem, ...] = (
     photographs(("coffee", "retina"), 8, 0.1, 0.0, 25),
     emoji(16, 1, 0.1, 4.0, 27),
     digits(0.2, 4.0, 29),
-    trained(
-        "coffee+chelsea+astronaut 10x10x3",
-        10,
-        lambda: pictures.patches(("coffee", "chelsea", "astronaut"), 10, 3000, 4),
-        3.0,
-        33,
-    ),
+    trained_on_patches(("coffee", "chelsea", "astronaut"), 10, 3.0, 33, cut=4),
+    trained_on_patches(("coffee", "chelsea", "astronaut"), 16, 3.0, 37, VELOCITY, images=4, cut=4),
+    trained_on_patches(("retina", "coffee", "rocket"), 24, 5.0, 39, NOISE, images=4, cut=4),
     demo(0.0, 31),
     demo(4.0, 132),
     emoji_network(4.0, 35),

@@ -73,7 +73,7 @@ PROCESSES = {
     process.name: process
     for process in (
         Process("sd", False, 14.614641229333643, 0.029167158120816724),
-        Process("zero-snr", False, 4518.757, 0.0413),
+        Process("zero-snr", False, 4518.763671875, 0.029167158529162407),
         Process("edm", False, 80.0, 0.002),
         *map(_flow, (1.0, 3.0, 6.0, 12.0)),
     )

@@ -1,17 +1,18 @@
 """The sampler to start with: sigmas and step weights that were fitted together, as data.
 
-`recommended.json` has two rows for each kind of model (flow or diffusion) and number of calls: one for
-large images and one for the smallest; an image takes a mean of the two. The larger it is, the higher
-the noise at which its coarse structure is decided. They were fitted on many models at once, with and
-without guidance, by gradient descent through whole runs (`benchmarks/fit_recommended.py`).
+`recommended.json` has two rows for each kind of model (flow, diffusion, diffusion with zero terminal
+SNR) and number of calls: one for large images and one for the smallest; an image takes a mean of the
+two. The larger it is, the higher the noise at which its coarse structure is decided. They were fitted
+on many models at once, with and without guidance, by gradient descent through whole runs
+(`benchmarks/fit_recommended.py`).
 
 The solver is a multistep that interpolates x0 in lambda_. Each step takes the newest three outputs
 with exact weights, and multiplies their slope and their curvature by a gain each. Gains of (1, 0) are
 second order, (1, 1/2) the published third order, (1, 1) true third order.
 
 The rows hold s = sigma / alpha, in which a flow is a diffusion model, whatever its shift. On a
-part of such a list (image to image, split lists) the steps keep their gains. On any other list the
-sampler is DPM-Solver++ 2M, which is stable under guidance.
+part of such a list (image to image, split lists) the steps keep their gains. Any other list gets the
+weights of `any_list`.
 """
 
 from __future__ import annotations
@@ -30,21 +31,20 @@ from ..grid import Grid
 from ..options import Options
 from ..plan import Plan, Step
 from ..schedules.process import NoiseSchedule, RectifiedFlow
+from .any_list import WIDE, plan_list
 from .multistep import Multistep
 
 DATA = Path(__file__).with_suffix(".json")
 
-WIDE = 30.0
-"""Diffusion models whose sigma_max is above this start from nearly pure noise, as flows do (EDM, zero
-terminal SNR), and take a flow's rows."""
+NO_SIGNAL = 1000.0
+"""Diffusion models whose sigma_max is above this have zero terminal SNR, and rows of their own: their
+sigma_min is as high as Stable Diffusion's, a flow's is lower."""
 
 FARTHEST = 1e4
 """Stands for the s of a flow's sigma = 1, which is infinite."""
 
 FIRST_STEP = 1.0
-"""The length in log s that a first step from pure noise counts as, however long it is: from any s that
-is high enough the model's output is the average of all images."""
-
+"""The length in log s that a row's first step from pure noise counts as, however long it is."""
 
 SIZES = "small", "large"
 SMALLEST, LARGEST = 8 * 8, 64 * 64
@@ -80,7 +80,7 @@ class Row:
 
 @cache
 def rows(kind: str, size: str) -> dict[int, Row]:
-    """Kind of model, "flow" or "diffusion", and one of SIZES -> calls -> row."""
+    """One of KINDS and one of SIZES -> calls -> row."""
     data = json.loads(DATA.read_text(encoding="utf-8"))[kind]
     return {
         int(calls): Row(*(tuple(two[size][name]) for name in ("s", "slope", "curvature")))
@@ -103,6 +103,9 @@ def share_of(positions: int) -> float:
 
 
 def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
+    """One of KINDS. EDM's models start from nearly pure noise, as flows do, and take a flow's rows."""
+    if not isinstance(schedule, RectifiedFlow) and sigma_max > NO_SIGNAL:
+        return "zero-snr"
     return "flow" if isinstance(schedule, RectifiedFlow) or sigma_max > WIDE else "diffusion"
 
 
@@ -165,7 +168,15 @@ def recommended_sigmas(
 
     Args:
         positions: of the image; see `positions_of`.
+
+    Raises:
+        ValueError: sigma_max and sigma_min are no range.
     """
+    if not 0.0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"The model's sigmas go from {sigma_max:g} down to {sigma_min:g}, so no steps lie between "
+            "them: check the node that sets the model's shift or sigmas."
+        )
     row = row_of(kind_of(schedule, sigma_max), calls, share_of(positions))
     flow = isinstance(schedule, RectifiedFlow)
     top, low = (
@@ -278,7 +289,7 @@ class Part(NamedTuple):
     whole: bool
 
 
-KINDS = ("flow", "diffusion")
+KINDS = ("flow", "diffusion", "zero-snr")
 
 MOST_CALLS = 200
 """The longest list in which a part is looked for: 20 steps at a denoise of 0.1 are the end of one."""
@@ -348,10 +359,6 @@ def _levels(kind: str, calls: int, share: float, top: float, low: float) -> tupl
     return (first, *_within(later, top, low))
 
 
-OTHER_LISTS = Multistep()
-"""The solver for lists that belong to no row."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recommended(Options):
     """Settings of `sample_recommended`: only those that all samplers have. It adds no noise.
@@ -365,7 +372,8 @@ class Recommended(Options):
     def plan(self, grid: Grid) -> Plan:
         part = part_of(grid, share_of(self.positions))
         if part is None:
-            return OTHER_LISTS.on(grid.schedule).plan(grid)
+            # DPM++ 2M for rising lists: along them, small errors grow
+            return plan_list(grid) if grid.falls else Multistep().on(grid.schedule).plan(grid)
         return plan_row(grid, part.row, part.first)
 
     def describe(self, grid: Grid) -> str:
@@ -374,9 +382,7 @@ class Recommended(Options):
         share = share_of(self.positions)
         part = part_of(grid, share)
         if part is None:
-            return (
-                f"{kind} model, {grid.calls} calls on other sigmas than its own: DPM++ 2M's weights"
-            )
+            return f"{kind} model, {grid.calls} calls on other sigmas than its own"
         last = part.first + grid.calls
         which = (
             "its" if part.whole else f"calls {part.first + 1} to {last} of {part.row.calls} of its"

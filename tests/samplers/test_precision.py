@@ -183,7 +183,8 @@ def test_the_rounding_of_the_outputs_is_all_that_is_lost(
     single = 4 * CALLS * torch.finfo(torch.float32).eps * (x.abs().max().item() + sum(weights))
     error = difference(result.double(), exact)
     assert error <= sum(weights) * rounding + single
-    if end == 0.0:  # the last output is the result
+    extrapolates = sampler is SAMPLERS["dpm_solver++_recommended"]
+    if end == 0.0 and not extrapolates:  # the last output is the result
         assert weights[-1] == pytest.approx(1.0)
         assert error == difference(outputs[-1].to(dtype).double(), outputs[-1])
     assert error > 0.2 * rounding * max(weights)  # the bound is not an empty one

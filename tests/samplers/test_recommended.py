@@ -19,8 +19,10 @@ from dpm_solver_nodes.samplers import (
 )
 from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.sample import sample, sample_recommended
+from dpm_solver_nodes.samplers.solvers.any_list import plan_list
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.recommended import (
+    KINDS,
     LARGEST,
     SIZES,
     SMALLEST,
@@ -47,9 +49,6 @@ RANGES = {
     "flow 12": (FLOW, 1.0, 0.0119),
     "flow below 1": (FLOW, 0.999, 0.0005),
 }
-
-
-KINDS = ("flow", "diffusion")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -156,14 +155,21 @@ def test_sigmas_that_a_host_moved_to_whole_times_are_known_again() -> None:
 
 
 @both_kinds
-def test_other_lists_get_2m(schedule: NoiseSchedule) -> None:
+def test_lists_that_are_not_its_own(schedule: NoiseSchedule) -> None:
     even = [1.0 - i / 14 for i in range(14)]
     lists = [[*even, 0.0], [*[14.6 * (0.03 / 14.6) ** (i / 19) for i in range(20)], 0.0]]
     grid = Grid.of(lists[schedule == VE], schedule)
     assert part_of(grid) is None
-    assert Recommended().plan(grid) == Multistep().on(schedule).plan(grid)
+    assert Recommended().plan(grid) == plan_list(grid)
     rising = Grid.of(recommended_sigmas(schedule, 0.99, 0.01, 10)[-2::-1], schedule)
     assert part_of(rising) is None
+    assert Recommended().plan(rising) == Multistep().on(schedule).plan(rising)
+
+
+@pytest.mark.parametrize(("sigma_max", "sigma_min"), [(1.0, 0.0), (0.0, 0.0), (5e-324, 17.0)])
+def test_a_range_without_steps_is_refused(sigma_max: float, sigma_min: float) -> None:
+    with pytest.raises(ValueError, match=r"no steps lie between them: check the node that sets"):
+        recommended_sigmas(FLOW, sigma_max, sigma_min, 8)
 
 
 def test_what_it_takes_is_said_in_words() -> None:
@@ -173,7 +179,7 @@ def test_what_it_takes_is_said_in_words() -> None:
     own = recommended_sigmas(FLOW, 1.0, 0.003, 12)
     assert said(own) == "flow model, 12 calls: its own sigmas and weights"
     assert said(own[6:]) == "flow model, 6 calls: calls 7 to 12 of 12 of its own sigmas and weights"
-    assert "DPM++ 2M's weights" in said([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert "on other sigmas than its own" in said([1.0, 0.75, 0.5, 0.25, 0.0])
 
 
 @pytest.mark.parametrize("calls", [5, 10])
