@@ -56,17 +56,17 @@ def place(s: np.ndarray) -> np.ndarray:
 
 @lru_cache(PLANS_KEPT)
 def plan_list(grid: Grid) -> Plan:
-    """One model call for each sigma of a falling list: order 1, then 2, then nearly 3."""
+    """One model call for each sigma of a list, falling or rising: order 1, then 2, then nearly 3."""
     levels = [min(sigma / max(alpha, 1e-18), PURE_NOISE) for sigma, alpha, _ in grid.levels]
     places = place(np.array(levels)).tolist()
-    if levels[0] > WIDE and len(places) > 1:
+    if grid.falls and levels[0] > WIDE and len(places) > 1:
         places[0] = min(places[0], places[1] + FIRST_STEP)
     steps = []
     for i, (start, end) in enumerate(pairwise(grid.levels)):
         c: tuple[float, ...] = ()
         before, ahead = places[i - 1] - places[i], places[i] - places[i + 1]
-        if i and before > APART:
-            share = reach_2m(before, max(ahead, APART), start, end)
+        if i and abs(before) > APART:
+            share = reach_2m(abs(before), max(abs(ahead), APART), start, end)
             known = places[max(i - 2, 0) : i + 1]
             c = earlier_weights(known, levels[i], levels[i + 1], share)
         state = end.sigma / start.sigma
@@ -91,7 +91,7 @@ def earlier_weights(
     inside, parts = _inside(start, end)
     ahead = here - place(inside)
     line = share * float(parts @ ahead) / before
-    if len(earlier) < 2 or earlier[0] - earlier[1] < APART:
+    if len(earlier) < 2 or abs(earlier[0] - earlier[1]) < APART:
         return (line,)
     curved = share * share * CURVATURE * float(parts @ (ahead * (ahead + before)))
     whole = earlier[0] - here
@@ -103,7 +103,7 @@ def _inside(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
     if end == 0.0:
         return np.zeros(1), np.ones(1)
     length = math.log(start / end)
-    panels = max(1, math.ceil(length))
+    panels = max(1, math.ceil(abs(length)))
     width = length / panels
     passed = ((NODES + 1.0) / 2.0 + np.arange(panels)[:, None]).ravel() * width
     parts = np.tile(SHARES, panels) * np.exp(passed - length)

@@ -32,7 +32,6 @@ from ..options import Options
 from ..plan import Plan, Step
 from ..schedules.process import NoiseSchedule, RectifiedFlow
 from .any_list import WIDE, plan_list
-from .multistep import Multistep
 
 DATA = Path(__file__).with_suffix(".json")
 
@@ -372,8 +371,7 @@ class Recommended(Options):
     def plan(self, grid: Grid) -> Plan:
         part = part_of(grid, share_of(self.positions))
         if part is None:
-            # DPM++ 2M for rising lists: along them, small errors grow
-            return plan_list(grid) if grid.falls else Multistep().on(grid.schedule).plan(grid)
+            return plan_list(grid)
         return plan_row(grid, part.row, part.first)
 
     def describe(self, grid: Grid) -> str:
