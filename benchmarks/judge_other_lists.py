@@ -1,19 +1,23 @@
 """Judges the recommended sampler on the host's own schedulers, instead of on its own sigmas.
 
-    python -m dpm_solver_nodes.benchmarks.judge_other_lists [--tune] [--processes sd flow3 ...]
+    python -m dpm_solver_nodes.benchmarks.judge_other_lists [--tune] [--2m] [--processes sd flow3 ...]
 
 For each process, scheduler and number of calls: its error over that of the best of RIVALS on the same
-list, and over Euler's; means and worst cases over the problems of `problems.JUDGE`.
+list, and over Euler's; means and worst cases over the problems of `problems.JUDGE`. With --2m it is
+DPM++ 2M that is judged.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
+from ..samplers.sample import sample
+from ..samplers.solvers.multistep import Multistep
 from . import references
 from .judge_recommended import mean, sampler_of
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
@@ -25,10 +29,16 @@ CALLS = {False: (8, 15, 25), True: (8, 14, 30)}
 """With --tune or without: where errors of the host's samplers are kept."""
 
 Ratios = tuple[float, float]
+MadeBy = Callable[[Problem, Process], Callable[..., torch.Tensor]]
+
+
+def sampler_2m(_: Problem, process: Process) -> Callable[..., torch.Tensor]:
+    options = Multistep().on(process.schedule)
+    return partial(sample, options, schedule=process.schedule)
 
 
 def ratios(
-    problem: Problem, process: Process, calls: Sequence[int]
+    problem: Problem, process: Process, calls: Sequence[int], made_by: MadeBy
 ) -> dict[tuple[str, int], Ratios]:
     """Scheduler and calls -> error over the best rival's, and over Euler's."""
     found = references.errors(problem, process, calls)
@@ -38,7 +48,7 @@ def ratios(
             sigmas = references.host_sigmas(process, "euler", scheduler, n)
             if len(sigmas) != n + 1:
                 continue
-            sampler = sampler_of(problem, process)
+            sampler = made_by(problem, process)
             images, _ = references.result(problem, process, sampler, sigmas, problem.noise())
             value = float(error(images, problem.solution(process)).exp())
             cells = found[str(n)]
@@ -53,6 +63,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tune", action="store_true", help="on the problems of the fit instead")
     parser.add_argument("--processes", nargs="*", default=["sd", "zero-snr", "flow3"])
+    parser.add_argument("--2m", dest="made_by", action="store_const", const=sampler_2m)
+    parser.set_defaults(made_by=sampler_of)
     options = parser.parse_args()
     torch.set_num_threads(1)
     groups: dict[str, list[Ratios]] = defaultdict(list)
@@ -60,7 +72,7 @@ def main() -> None:
         for name in options.processes:
             if name not in problem.processes or problem.values > 10000:
                 continue
-            made = ratios(problem, PROCESSES[name], CALLS[options.tune])
+            made = ratios(problem, PROCESSES[name], CALLS[options.tune], options.made_by)
             for (scheduler, n), pair in made.items():
                 for group in (f"{name} {scheduler} {n}", f"{name} {scheduler}", name):
                     groups[group].append(pair)

@@ -9,7 +9,8 @@ weights are the exact integrals of x0's solution (DPM-Solver++, arXiv 2211.01095
 quadrature, and less of the polynomial is used over steps that are long even so.
 
 All constants were chosen on `TUNE` of `benchmarks/problems`, for the error over that of the best of
-five of ComfyUI's samplers on the same list; `benchmarks/judge_other_lists.py` measures it on others.
+five of ComfyUI's samplers, and over Euler's, on the same list; `benchmarks/judge_other_lists.py`
+measures it on others.
 """
 
 from __future__ import annotations
