@@ -22,7 +22,7 @@ from ..lab.calibration.teacher import TEACHER, teacher_sigmas
 from ..lab.metrics import distance
 from ..samplers import sample_multistep
 from ..samplers.sample import sample_recommended
-from ..samplers.solvers.recommended import recommended_sigmas
+from ..samplers.solvers.recommended_lists import recommended_sigmas
 from . import digits, pack_samplers
 from .scenarios import SCENARIOS, Counted, DemoDenoiser, GuidedDenoiser, Scenario
 

@@ -30,7 +30,8 @@ import torch
 from scipy.optimize import minimize
 
 from ..samplers.solvers.any_list import WIDE
-from ..samplers.solvers.recommended import FIRST_STEP, SIZES, share_of
+from ..samplers.solvers.recommended import FIRST_STEP
+from ..samplers.solvers.rows import SIZES, share_of
 from .problems import CHECK, PROCESSES, TUNE, Problem, Process
 from .problems.fields import Pullback
 from .problems.problems import Denoiser

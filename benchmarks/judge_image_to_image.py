@@ -3,29 +3,42 @@
     python -m dpm_solver_nodes.benchmarks.judge_image_to_image [--processes sd flow3 ...]
 
 The image is a converged one of the problem, the noise another. A scheduler decides how much noise is
-added, so each run is measured against the converged images from its own start.
+added, so each run is measured against the converged images from its own start. The less noise, the
+less is left to do, so the best peer is one that starts at about as much noise.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections import defaultdict
 from collections.abc import Callable
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 
+from ..samplers.sample import sample
+from ..samplers.solvers.recommended import Recommended
 from . import references
-from .judge_recommended import mean, sampler_of, sigmas_of
-from .problems import JUDGE, PROCESSES, Problem, Process
+from .judge_recommended import mean
+from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
 from .problems.problems import error
 
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "res_multistep", "ipndm")
 SCHEDULERS = ("simple", "normal", "karras", "beta", "sgm_uniform")
 CALLS = (5, 10, 20)
-DENOISE, LOWER = 0.5, 0.3
+DENOISE = 0.5
 FINE = 300
+ALIKE = 1.5
+"""By how much the noise may differ at which a peer starts, in s = sigma / alpha."""
+
+RECOMMENDED = "recommended"
+
+
+class Peer(NamedTuple):
+    error: float
+    start: float
 
 
 @cache
@@ -56,55 +69,66 @@ def distance(
     return float(error(images, converged(problem, process, float(sigmas[0]))).exp())
 
 
-def own_sigmas(process: Process, calls: int, denoise: float = DENOISE) -> torch.Tensor:
-    """The end of the recommended list that KSampler takes."""
-    return sigmas_of(process, int(calls / denoise))[-(calls + 1) :]
+def own(problem: Problem, process: Process, calls: int) -> tuple[Recommended, torch.Tensor]:
+    """The recommended sampler and sigmas that a KSampler runs, for an image of this size."""
+    from ..hosts.comfyui.model import ComfyModel  # needs ComfyUI
+
+    model = ComfyModel(references.model_sampling(process))
+    sigmas = torch.tensor(model.sigmas(RECOMMENDED, calls, DENOISE), dtype=torch.float64)
+    options, sigmas = model.sized(Recommended(), torch.empty(1, 1, problem.positions), sigmas)
+    assert isinstance(options, Recommended)
+    return options, sigmas
 
 
-def peers(problem: Problem, process: Process, calls: int) -> dict[str, float]:
+def peers(problem: Problem, process: Process, calls: int) -> dict[str, Peer]:
     found = {}
     for scheduler in SCHEDULERS:
         for sampler in SAMPLERS:
             sigmas = references.host_sigmas(process, sampler, scheduler, calls, DENOISE)
-            found[f"{sampler} {scheduler}"] = distance(problem, process, sampler, sigmas)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+            value = distance(problem, process, sampler, sigmas)
+            if math.isfinite(value):
+                found[f"{sampler} {scheduler}"] = Peer(value, process.s(float(sigmas[0])))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", nargs="*", default=["sd", "flow3"])
-    options = parser.parse_args()
+    parser.add_argument("--tune", action="store_true", help="on the problems of the fit instead")
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in options.processes}
-    for name in options.processes:
-        process = PROCESSES[name]
-        for denoise in (LOWER, DENOISE):
-            starts = [float(own_sigmas(process, n, denoise)[0]) for n in CALLS]
-            print(f"{name} starts at denoise {denoise} at sigma", *(f"{s:.2f}" for s in starts))
-        simple = float(references.host_sigmas(process, "euler", "simple", CALLS[-1], DENOISE)[0])
-        print(f"{name} starts with simple at denoise {DENOISE} at sigma {simple:.2f}")
-    print(f"error / best peer's (that peer; / usual's) at {', '.join(map(str, CALLS))} calls")
-    for problem in JUDGE:
-        for name in options.processes:
+    ratios: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    print(f"error / best peer's that starts alike, / usual's at {', '.join(map(str, CALLS))} calls")
+    for problem in TUNE if arguments.tune else JUDGE:
+        for name in arguments.processes:
             if name not in problem.processes or problem.values > 10000:
                 continue
             process = PROCESSES[name]
             text = []
             for n in CALLS:
                 found = peers(problem, process, n)
-                top = min(found, key=found.__getitem__)
-                sigmas = own_sigmas(process, n)
-                value = distance(problem, process, sampler_of(problem, process), sigmas)
-                usual: Any = found[" ".join(references.USUAL[process.flow])]
-                ratios[name].append((value / found[top], value / usual))
-                text.append(f"{value / found[top]:5.2f} ({top}; {value / usual:.2f})")
-            print(f"{problem.name:58s} {name:9s}" + " ".join(text), flush=True)
-    for name, pairs in ratios.items():
-        best, usually = zip(*pairs, strict=True)
-        print(
-            f"{name}: over the best peer mean {mean(best):.2f}, worst {max(best):.2f}; over the usual "
-            f"mean {mean(usually):.2f}, worst {max(usually):.2f}"
-        )
+                options, sigmas = own(problem, process, n)
+                sampler = partial(sample, options, schedule=process.schedule)
+                value = distance(problem, process, sampler, sigmas)
+                start = process.s(float(sigmas[0]))
+                alike = {
+                    name: peer.error
+                    for name, peer in found.items()
+                    if abs(math.log(peer.start / start)) < math.log(ALIKE)
+                }
+                top = min(alike, key=alike.__getitem__)
+                best = min(peer.error for peer in found.values())
+                usual = found[" ".join(references.USUAL[process.flow])].error
+                ratios[name].append((value / alike[top], value / best, value / usual))
+                text.append(f"{value / alike[top]:5.2f} ({top}), {value / usual:.2f}")
+            print(f"{problem.name:58s} {name:9s}" + "; ".join(text), flush=True)
+    for name, found_ratios in ratios.items():
+        columns = zip(*found_ratios, strict=True)
+        said = [
+            f"{over} mean {mean(column):.2f}, worst {max(column):.2f}"
+            for over, column in zip(("alike", "any", "the usual"), columns, strict=True)
+        ]
+        print(f"{name}: over the best peer that starts {said[0]}; over {said[1]}; over {said[2]}")
 
 
 if __name__ == "__main__":

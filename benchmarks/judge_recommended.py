@@ -18,7 +18,9 @@ from functools import partial
 import torch
 
 from ..samplers.sample import sample
-from ..samplers.solvers.recommended import LARGEST, Recommended, recommended_sigmas
+from ..samplers.solvers.recommended import Recommended
+from ..samplers.solvers.recommended_lists import recommended_sigmas
+from ..samplers.solvers.rows import LARGEST
 from . import references
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
 from .problems.problems import error

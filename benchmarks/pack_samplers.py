@@ -18,7 +18,7 @@ from ..lab.calibration.teacher import teacher_sigmas
 from ..samplers.catalog import CATALOG, Entry
 from ..samplers.sample import sample, sample_calibrated, sample_recommended
 from ..samplers.schedules.sigma_lists import SPACINGS, TIME_POWERS, in_time
-from ..samplers.solvers.recommended import recommended_sigmas
+from ..samplers.solvers.recommended_lists import recommended_sigmas
 from .peers import Candidate, Omitted, Run, host, host_sigmas
 from .scenarios import LAST_TIME, Counted, Scenario
 

@@ -25,7 +25,9 @@ from ..samplers.options import Options
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import flow_first, log_snr
 from ..samplers.solvers.multistep import Multistep
-from ..samplers.solvers.recommended import LARGEST, Recommended, recommended_sigmas
+from ..samplers.solvers.recommended import Recommended
+from ..samplers.solvers.recommended_lists import recommended_sigmas
+from ..samplers.solvers.rows import LARGEST
 from .problems.fields import Fields, spectrum
 from .problems.problems import Problem
 from .problems.processes import PROCESSES, Process

@@ -24,14 +24,9 @@ from ..samplers.schedules.sigma_lists import (
     in_time,
     log_snr,
 )
-from ..samplers.solvers.recommended import (
-    LARGEST,
-    Recommended,
-    part_of,
-    positions_of,
-    recommended_sigmas,
-    share_of,
-)
+from ..samplers.solvers.recommended import Recommended
+from ..samplers.solvers.recommended_lists import later_sigmas, part_of, recommended_sigmas
+from ..samplers.solvers.rows import LARGEST, kind_of, positions_of, share_of
 
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
@@ -119,9 +114,8 @@ class HostModel(ABC):
         sigma_min = self.sigma_min if sigma_min is None else sigma_min
         if spacing == RECOMMENDED:
             calls = intervals + finishes
-            *falling, _ = recommended_sigmas(self.schedule, sigma_max, sigma_min, calls, positions)
-            own = self.on_whole_times(falling) if calls > 2 else falling
-            falling = own if len(own) == calls else falling
+            own = recommended_sigmas(self.schedule, sigma_max, sigma_min, calls, positions)
+            *falling, _ = self._moved(own)
             return falling if finishes else [*falling, sigma_min]
         times = self.times(sigma_max, sigma_min)
         if spacing == "logSNR":
@@ -144,7 +138,8 @@ class HostModel(ABC):
         Args:
             spacing: one of OFFERED_SPACINGS.
             denoise: as in the hosts; below 1 the list is the last steps + 1 sigmas of one of
-                int(steps / denoise) steps, at 0 it is empty.
+                int(steps / denoise) steps, at 0 it is empty. The recommended list then is one made
+                for the later start; see `end_of_list`.
             final_zero: end at 0, which the last step reaches; otherwise at the model's sigma_min.
             rising: from sigma_min up, for inversion. Such a list has no zero and, on a flow model, no
                 sigma of 1.
@@ -164,11 +159,42 @@ class HostModel(ABC):
                 f"{steps / denoise:g}: take 1 to {MOST_STEPS} steps, or raise denoise."
             )
         total, final_zero = int(steps / denoise), bool(final_zero)
+        if spacing == RECOMMENDED and steps < total and not rising:
+            return self.end_of_list(steps, total, final_zero)
         if rising:
             falling = self.above_zero(spacing, total + self.flow, False)
             return falling[-(steps + 1) :][::-1]
         falling = self.above_zero(spacing, total - final_zero, final_zero)
         return (falling + [0.0] * final_zero)[-(steps + 1) :]
+
+    def asked_for(self, spacing: str, total: int, kept: int) -> list[float]:
+        """A list of total + 1 sigmas for a host that takes only the last steps of it."""
+        if spacing != RECOMMENDED or kept >= total:
+            return self.sigmas(spacing, total)
+        before = self.sigmas("time_uniform", total)[: total - kept]
+        return [*before, *self.end_of_list(kept, total)]
+
+    def end_of_list(self, steps: int, total: int, final_zero: bool = True) -> list[float]:
+        """The recommended list for the last steps of so many in all, steps + 1 sigmas.
+
+        It starts where that part of the model's time is left, as with the host's "simple". The end of
+        the recommended list for all the steps would start at far more noise, and change the image more
+        than the same denoise does with other schedulers.
+        """
+        start = self.sigma_at(steps / total)
+        *_, start = self.whole([start]) or [start]
+        *falling, zero = self._later(start, steps)
+        return [*falling, zero if final_zero else self.sigma_min]
+
+    def _later(self, start: float, calls: int, positions: int = LARGEST) -> list[float]:
+        kind = kind_of(self.schedule, self.sigma_max)
+        own = later_sigmas(self.schedule, start, self.sigma_min, calls, positions, kind)
+        return self._moved(own)
+
+    def _moved(self, sigmas: list[float]) -> list[float]:
+        """A list on whole times, unless two of its sigmas would become one."""
+        own = self.on_whole_times(sigmas)
+        return own if len(own) == len(sigmas) else sigmas
 
     def sized(
         self, options: Options, x: torch.Tensor, sigmas: torch.Tensor
@@ -185,10 +211,14 @@ class HostModel(ABC):
         if share_of(positions) == 1.0:
             return options, sigmas
         grid = Grid.of(sigmas, self.schedule)
-        if not self.is_recommended(grid):
+        if self.is_recommended(grid):
+            _, *own = self.above_zero(RECOMMENDED, grid.calls - 1, positions=positions)
+            own.append(0.0)
+        elif (part := part_of(grid)) is not None and part.later:
+            _, *own = self._later(grid.sigmas[0], grid.calls, positions=positions)
+        else:
             return options, sigmas
-        _, *own = self.above_zero(RECOMMENDED, grid.calls - 1, positions=positions)
-        return options, sigmas.new_tensor([grid.sigmas[0], *own, 0.0])
+        return options, sigmas.new_tensor([grid.sigmas[0], *own])
 
     def is_recommended(self, grid: Grid) -> bool:
         """Whether these sigmas are the model's whole recommended list, from its sigma_max to 0."""
@@ -203,7 +233,7 @@ class HostModel(ABC):
         if steps are few. Both ends stay. Sigmas that become equal are merged.
         """
         first, *inner, last = sigmas
-        whole = self.whole(inner)
+        whole = self.whole(inner) if inner else None
         if whole is None:
             return list(sigmas)
         own = {sigma for sigma in whole if last < sigma < first}

@@ -31,7 +31,8 @@ from .solvers.ancestral import Ancestral
 from .solvers.er_sde import ErSde
 from .solvers.fitted import Calibrated, Calibration
 from .solvers.multistep import Multistep
-from .solvers.recommended import Recommended, positions_of
+from .solvers.recommended import Recommended
+from .solvers.rows import positions_of
 from .solvers.singlestep import Singlestep
 
 Sigmas = torch.Tensor | Sequence[float]

@@ -24,7 +24,8 @@ from ...samplers.options import Options
 from ...samplers.sample import sample
 from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
 from ...samplers.solvers.multistep import Multistep
-from ...samplers.solvers.recommended import Recommended, recommended_sigmas
+from ...samplers.solvers.recommended import Recommended
+from ...samplers.solvers.recommended_lists import recommended_sigmas
 from . import calibrations, own_models, sampling
 from .calibrations import Pair
 from .guiding import cfg_of, fitting_latent

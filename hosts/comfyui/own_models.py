@@ -17,7 +17,8 @@ from ...samplers.grid import Grid
 from ...samplers.log import LOG
 from ...samplers.options import Options
 from ...samplers.solvers.fitted import Calibration
-from ...samplers.solvers.recommended import Recommended, positions_of
+from ...samplers.solvers.recommended import Recommended
+from ...samplers.solvers.rows import positions_of
 from .model import ComfyModel
 
 FOLDER = "dpm_solver"

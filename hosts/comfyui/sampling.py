@@ -20,6 +20,7 @@ from ...samplers.options import Options
 from ...samplers.sample import sample as run
 from ...samplers.solvers.fitted import Calibrated
 from ...samplers.solvers.recommended import Recommended
+from ..callers import callers_variables
 from ..model import RECOMMENDED
 from . import own_models
 from .hints import hint
@@ -228,11 +229,28 @@ def register_menus() -> None:
     for name, spacing in SCHEDULER_NAMES.items():
         comfy.samplers.SCHEDULER_HANDLERS[name] = comfy.samplers.SchedulerHandler(
             lambda model_sampling, steps, spacing=spacing: torch.FloatTensor(
-                ComfyModel(model_sampling).sigmas(spacing, steps)
+                ComfyModel(model_sampling).asked_for(spacing, steps, steps_kept(steps))
             )
         )
         _append(comfy.samplers.KSampler.SCHEDULERS, name)
         _append(comfy.samplers.SCHEDULER_NAMES, name)
+
+
+def steps_kept(total: int) -> int:
+    """How many of these steps the node takes that asks for a list of so many.
+
+    For a denoise below 1 KSampler, BasicScheduler, and other packs' nodes after them ask for
+    int(steps / denoise) steps, and take the last. For some samplers KSampler asks for one more.
+    """
+    found = callers_variables("steps", "denoise")
+    if found is None:
+        return total
+    steps, denoise = found
+    try:
+        more = total - int(steps / denoise)
+    except (TypeError, ValueError, ArithmeticError):  # other variables of that name
+        return total
+    return steps + more if denoise < 1.0 and more in (0, 1) else total
 
 
 def _check_alone(registered: Any) -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from ...samplers import NoiseSchedule, RectifiedFlow, VarianceExploding
-from ..model import ROUNDED, HostModel, Times
+from ..callers import callers_variables
+from ..model import RECOMMENDED, ROUNDED, HostModel, Times
 
 KINDS = {"is_sd1": "BaseModel", "is_sd2": "BaseModel", "is_sdxl": "SDXL", "is_sd3": "SD3"}
 """The host's flag of a model -> the name of its class in ComfyUI, which calibrations hold."""
@@ -110,10 +111,28 @@ def scheduler(spacing: str) -> Callable[..., torch.Tensor]:
         n: int, sigma_min: float, sigma_max: float, inner_model: Any, device: Any
     ) -> torch.Tensor:
         model = WebuiModel(inner_model)
+        if spacing == RECOMMENDED and 0 < (kept := steps_kept(n)) < n:
+            return torch.tensor(
+                model.asked_for(spacing, n, kept), dtype=torch.float32, device=device
+            )
         falling = model.above_zero(spacing, n - 1, True, sigma_max, sigma_min) if n > 0 else []
         return torch.tensor([*falling, 0.0], dtype=torch.float32, device=device)
 
     return sigmas
+
+
+def steps_kept(total: int) -> int:
+    """How many of these steps the function takes that asks for a list of so many.
+
+    For image to image, and in the second pass of hires fix, that is `sample_img2img`: it takes the
+    last t_enc + 1. If it leaves out the last sigma but one, the list has one step more.
+    """
+    found = callers_variables("steps", "t_enc")
+    if found is None:
+        return total
+    steps, t_enc = found
+    more = total - steps
+    return int(t_enc) + 1 + more if more in (0, 1) else total
 
 
 class Table:

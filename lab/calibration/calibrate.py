@@ -26,7 +26,7 @@ from ...samplers import NoiseSchedule, RectifiedFlow
 from ...samplers.integrate import Denoiser
 from ...samplers.sample import sample_calibrated
 from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
-from ...samplers.solvers.recommended import recommended_sigmas
+from ...samplers.solvers.recommended_lists import recommended_sigmas
 from ..metrics import distance
 from . import sampler as of_sampler
 from .cost import Cost, check_memory, cost

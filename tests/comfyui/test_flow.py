@@ -55,6 +55,9 @@ SPACINGS = {
     "time_quadratic": "dpm_solver_time_quadratic",
     "recommended": "dpm_solver_recommended",
 }
+TABLE_IS_NO_TIME = ("cascade", "cosmos", "continuous")
+"""The host's `simple` is even in these kinds' tables of sigmas, and those are not even in time."""
+
 IMAGE_TO_IMAGE = node("ModelSamplingDiscrete", sampling="img_to_img_flow", zsnr=False)
 
 
@@ -85,9 +88,16 @@ def test_sigmas(host: Server, spacing: str, kind: str) -> None:
     assert rising[0] > 0.0
     assert rising[-1] < 1.0 if kind in FLOWS else rising[-1] == first
     partly = sigmas_of(host, spaced(10, spacing=spacing, denoise=0.5), patches)
+    assert partly == sigmas_of(host, scheduled(SPACINGS[spacing], 10, 0.5), patches)
     longer = sigmas_of(host, spaced(20, spacing=spacing), patches)
-    # Shown with five digits of the largest.
-    assert partly == pytest.approx(longer[-11:], rel=1e-4, abs=1e-4)
+    if spacing == "recommended":  # a list of its own, from where half of the time is left
+        if kind not in TABLE_IS_NO_TIME:
+            simple = sigmas_of(host, scheduled("simple", 10, 0.5), patches)
+            assert partly[0] == pytest.approx(simple[0], rel=0.01)
+        assert partly[0] < longer[10]
+        assert partly == sorted(partly, reverse=True) and len(set(partly)) == 11
+    else:  # shown with five digits of the largest
+        assert partly == pytest.approx(longer[-11:], rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)

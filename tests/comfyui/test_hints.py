@@ -69,3 +69,19 @@ def test_another_scheduler_is_told(host: Server, scheduler: str, flow: bool) -> 
 )
 def test_no_hint_for_parts_and_for_the_recommended_scheduler(host: Server, graph: Graph) -> None:
     assert hints(host, graph) == []
+
+
+@pytest.mark.parametrize("flow", [False, True], ids=["diffusion", "flow"])
+@pytest.mark.parametrize("ready", [False, True], ids=["BasicScheduler", "KSampler"])
+def test_image_to_image_runs_on_a_list_of_its_own(host: Server, ready: bool, flow: bool) -> None:
+    patches = [SD3] if flow else []
+    if ready:
+        graph = ksampler(NAME, scheduler=OURS, steps=7, denoise=0.5, patches=patches)
+    else:
+        graph = custom(menu(NAME), scheduled(OURS, 7, 0.5), patches=patches)
+    before = host.log()
+    sample(host, graph)
+    kind, sigma = ("flow", "0.75") if flow else ("diffusion", "1.6")
+    said = host.log()[len(before) :]
+    assert f"DPM++ (recommended): {kind} model, 7 calls from sigma {sigma}" in said
+    assert ": its own sigmas and weights" in said

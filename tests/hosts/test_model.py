@@ -13,7 +13,9 @@ from dpm_solver_nodes.hosts.model import RECOMMENDED, HostModel, Times
 from dpm_solver_nodes.samplers import NoiseSchedule, RectifiedFlow
 from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
-from dpm_solver_nodes.samplers.solvers.recommended import Recommended, part_of, row_of, share_of
+from dpm_solver_nodes.samplers.solvers.recommended import Recommended
+from dpm_solver_nodes.samplers.solvers.recommended_lists import Part, part_of
+from dpm_solver_nodes.samplers.solvers.rows import row_of, share_of
 
 SCHEDULE = RectifiedFlow(sigma_min=0.001)
 
@@ -45,10 +47,8 @@ def test_a_recommended_list_is_moved_for_small_images(calls: int) -> None:
     assert sigmas.dtype == listed.dtype and sigmas.shape == listed.shape
     assert sigmas[0] == 1.0 and sigmas[-1] == 0.0 and bool((sigmas[1:-1] < listed[1:-1]).all())
     share = share_of(16 * 16)
-    assert part_of(Grid.of(sigmas, model.schedule), share) == (
-        row_of("flow", calls, share),
-        0,
-        True,
+    assert part_of(Grid.of(sigmas, model.schedule), share) == Part(
+        row_of("flow", calls, share), 0, True
     )
     assert options == Recommended(positions=256)
 
@@ -63,6 +63,33 @@ def test_all_other_lists_stay(steps: int) -> None:
     below = torch.tensor([0.8, 0.0])
     assert model.sized(Recommended(), SMALL, below)[1] is below
     assert model.sized(Multistep(), SMALL, own) == (Multistep(), own)
+
+
+def test_image_to_image_starts_where_so_much_of_the_time_is_left() -> None:
+    """And not at the noise in the middle of a list of twice the steps, which is far more."""
+    model = Flow()
+    own = model.sigmas(RECOMMENDED, 10, 0.5)
+    assert len(own) == 11 and own[0] == pytest.approx(0.5) and own[-1] == 0.0
+    assert model.sigmas(RECOMMENDED, 20)[10] > 0.6
+    assert model.asked_for(RECOMMENDED, 20, 10)[10:] == own
+    whole = model.asked_for(RECOMMENDED, 20, 10)
+    assert len(whole) == 21 and sorted(set(whole), reverse=True) == whole
+    assert model.asked_for(RECOMMENDED, 20, 20) == model.sigmas(RECOMMENDED, 20)
+    assert model.asked_for("logSNR", 20, 10) == model.sigmas("logSNR", 20)
+    above = model.sigmas(RECOMMENDED, 10, 0.5, final_zero=False)
+    assert above == [*own[:-1], 0.001]
+
+
+@pytest.mark.parametrize("calls", [3, 10, 25])
+def test_image_to_image_of_small_images(calls: int) -> None:
+    model = Flow()
+    listed = torch.tensor(model.sigmas(RECOMMENDED, calls, 0.5))
+    _, sigmas = model.sized(Recommended(), SMALL, listed)
+    assert sigmas[0] == listed[0] and sigmas[-1] == 0.0
+    assert bool((sigmas[1:-1] != listed[1:-1]).all())
+    part = part_of(Grid.of(sigmas, model.schedule), share_of(16 * 16))
+    assert part is not None and part.row.calls - part.first == calls
+    assert model.sized(Recommended(), LARGE, listed) == (Recommended(positions=4096), listed)
 
 
 def test_final_zero_may_be_any_number() -> None:

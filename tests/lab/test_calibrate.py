@@ -40,7 +40,7 @@ from dpm_solver_nodes.samplers.solvers.fitted import (
     Fitted,
     exact_weights,
 )
-from dpm_solver_nodes.samplers.solvers.recommended import recommended_sigmas
+from dpm_solver_nodes.samplers.solvers.recommended_lists import recommended_sigmas
 from dpm_solver_nodes.tests.support.like_mps import LikeMPS, only_waiting_copies
 from dpm_solver_nodes.tests.support.plans import plan_multistep
 

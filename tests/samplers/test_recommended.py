@@ -20,16 +20,20 @@ from dpm_solver_nodes.samplers import (
 from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.sample import sample, sample_recommended
 from dpm_solver_nodes.samplers.solvers.any_list import plan_list
-from dpm_solver_nodes.samplers.solvers.recommended import (
+from dpm_solver_nodes.samplers.solvers.recommended import Recommended
+from dpm_solver_nodes.samplers.solvers.recommended_lists import (
+    Part,
+    later_sigmas,
+    part_of,
+    recommended_sigmas,
+)
+from dpm_solver_nodes.samplers.solvers.rows import (
     KINDS,
     LARGEST,
     SIZES,
     SMALLEST,
-    Recommended,
     kind_of,
-    part_of,
     positions_of,
-    recommended_sigmas,
     row_of,
     rows,
     share_of,
@@ -93,7 +97,7 @@ def test_its_own_sigmas_are_known_again_whole_and_in_parts(name: str, calls: int
     schedule = replace(schedule, sigma_min=last)
     own = torch.tensor(recommended_sigmas(schedule, first, last, calls), dtype=torch.float32)
     whole = part_of(Grid.of(own, schedule))
-    assert whole == (row_of(kind_of(schedule, first), calls), 0, True)
+    assert whole == Part(row_of(kind_of(schedule, first), calls), 0, True)
     middle = calls // 2
     head = part_of(Grid.of(own[: middle + 1], schedule))
     if middle > 2:  # the first few sigmas of neighbouring numbers of calls may be the same places
@@ -101,6 +105,38 @@ def test_its_own_sigmas_are_known_again_whole_and_in_parts(name: str, calls: int
     if calls > 5 and not squeezed(schedule, first, calls):
         tail = part_of(Grid.of(own[middle:], schedule))
         assert tail is not None and (tail.row.calls, tail.first) == (calls, middle)
+
+
+@pytest.mark.parametrize("name", [name for name in RANGES if name != "flow below 1"])
+@pytest.mark.parametrize("calls", [1, 2, 3, 10, 60])
+@pytest.mark.parametrize("left", [0.95, 0.5, 0.01])
+def test_a_list_from_a_later_start(name: str, calls: int, left: float) -> None:
+    """It falls, is known again, and leaves a constant image where it is."""
+    schedule, top, low = RANGES[name]
+    schedule = replace(schedule, sigma_min=low)
+    start = low * (top / low) ** left if schedule == VE else max(left, 1.5 * low)
+    kind = kind_of(schedule, top)
+    own = later_sigmas(schedule, start, low, calls, LARGEST, kind)
+    assert len(own) == calls + 1 and own[0] == start and own[-1] == 0.0
+    assert all(a > b for a, b in itertools.pairwise(own))
+    grid = Grid.of(torch.tensor(own, dtype=torch.float32), schedule)
+    part = part_of(grid)
+    if calls > 2:
+        assert part is not None and part.row.calls - part.first == calls
+    plan = Recommended().plan(grid)
+    for step in plan.steps:
+        before, after = schedule.alpha(step.sigma), schedule.alpha(step.sigma_next)
+        assert after == pytest.approx(step.state * before + sum(step.outputs), abs=1e-12)
+    assert [len(step.outputs) for step in plan.steps[:3]] == [1, 2, 3][:calls]
+
+
+def test_later_lists_change_little_with_their_start() -> None:
+    """No jump where another row has the calls: so images change smoothly with the denoise."""
+    starts = [0.5 + 0.002 * i for i in range(150)]
+    lists = [later_sigmas(FLOW, start, 0.003, 10, LARGEST, "flow") for start in starts]
+    for before, after in itertools.pairwise(lists):
+        moved = max(abs(math.log(a / b)) for a, b in zip(after[:-1], before[:-1], strict=True))
+        assert moved < 0.2
 
 
 def squeezed(schedule: NoiseSchedule, first: float, calls: int) -> bool:
@@ -126,7 +162,7 @@ def test_a_small_image_has_rows_of_its_own() -> None:
     row = row_of("flow", 12, share)
     for positions in (16 * 16, LARGEST):
         grid = Grid.of(recommended_sigmas(schedule, 1.0, 0.003, 12, positions), schedule)
-        assert part_of(grid, share) == (row, 0, True)
+        assert part_of(grid, share) == Part(row, 0, True)
     assert row.s[1] < row_of("flow", 12).s[1]
     assert Recommended(positions=256).plan(grid) != Recommended().plan(grid)
     assert "small images (256 positions)" in Recommended(positions=256).describe(grid)
@@ -178,6 +214,8 @@ def test_what_it_takes_is_said_in_words() -> None:
     own = recommended_sigmas(FLOW, 1.0, 0.003, 12)
     assert said(own) == "flow model, 12 calls: its own sigmas and weights"
     assert said(own[6:]) == "flow model, 6 calls: calls 7 to 12 of 12 of its own sigmas and weights"
+    later = later_sigmas(FLOW, 0.75, 0.003, 10, LARGEST, "flow")
+    assert said(later) == "flow model, 10 calls from sigma 0.75: its own sigmas and weights"
     assert "on other sigmas than its own" in said([1.0, 0.75, 0.5, 0.25, 0.0])
 
 

@@ -27,7 +27,7 @@ from dpm_solver_nodes.samplers.sample import (
 )
 from dpm_solver_nodes.samplers.schedules.networks import DiscreteSchedule
 from dpm_solver_nodes.samplers.solvers.fitted import Fitted, exact_weights
-from dpm_solver_nodes.samplers.solvers.recommended import recommended_sigmas
+from dpm_solver_nodes.samplers.solvers.recommended_lists import recommended_sigmas
 from dpm_solver_nodes.tests.support.mixture import Mixture, difference
 
 ROOT = Path(__file__).parents[2]
@@ -386,6 +386,21 @@ def test_steps_in_the_panel_are_model_calls(host: Host, kind: tuple[str, str]) -
         host.run(name, steps=9, init_latent=image, denoising_strength=0.5)
         assert model.calls == 9 + 5, name  # int(0.5 * 9) + 1, as with the host's own
         assert host.shared.state.sampling_steps == 5
+
+
+@every_kind
+@pytest.mark.parametrize("steps", [9, 20])
+def test_image_to_image_starts_where_so_much_of_the_time_is_left(
+    host: Host, kind: tuple[str, str], steps: int
+) -> None:
+    model = host.use(Model(*kind))
+    settings = {"init_latent": torch.zeros(1, 4, 4, 4), "denoising_strength": 0.5}
+    host.run(label("dpm_solver++_recommended"), steps=steps, **settings)
+    taken = int(0.5 * steps) + 1
+    assert model.calls == taken
+    table = model.model_wrap.sigmas
+    expected = float(table[round(len(table) * taken / steps) - 1])
+    assert model.mixture.sigmas[0] == pytest.approx(expected, rel=0.01)
 
 
 @every_kind

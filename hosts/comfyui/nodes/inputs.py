@@ -158,8 +158,8 @@ def denoise(tooltip: str) -> io.Float.Input:
 
 
 LAST_STEPS = (
-    "Below 1 for image to image: the last steps of a longer list, as in KSampler. 1 starts from pure "
-    "noise."
+    "Below 1 for image to image: the part of the model's time that is run, as in KSampler. 1 starts "
+    "from pure noise."
 )
 """What denoise means for lists that can have any number of steps."""
 
