@@ -85,11 +85,11 @@ compatibility: $(READY)  ## measure the table of docs/compatibility.md: other Co
 validate: $(READY)  ## run the Comfy Registry's check before publishing (fetches comfy-cli)
 	@$(UV) tool run --from comfy-cli comfy --skip-prompt --no-enable-telemetry node validate
 
-bench-quality: $(READY)  ## errors by model calls, ours and others', into benchmarks/out (half an hour on two cores)
-	@$(PY) -m dpm_solver_nodes.benchmarks.quality
+bench-quality: $(READY)  ## errors of all solvers, ours and others', on the exact models to judge on (hours)
+	@$(PY) -m dpm_solver_nodes.benchmarks.judge_catalogue
 
-bench-quick: $(READY)  ## the same for a few samplers (3 min)
-	@$(PY) -m dpm_solver_nodes.benchmarks.quality --quick --out benchmarks/out/quick
+bench-quick: $(READY)  ## the same on a stand-in for a large model and on digits (5 min)
+	@$(PY) -m dpm_solver_nodes.benchmarks.judge_catalogue --problems 3 11
 
 clean:  ## remove .venv and what tools left (downloads stay in the cache folder)
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist ./*.egg-info

@@ -19,39 +19,16 @@ import torch
 
 from ..lab.calibration import calibrate
 from ..lab.calibration.sampler import Sampler
-from ..lab.calibration.teacher import TEACHER, spectrum, teacher_sigmas
+from ..lab.calibration.teacher import TEACHER, teacher_sigmas
 from ..lab.metrics import distance, geometric_mean
 from ..samplers.solvers.fitted import Fitted
 from . import references
-from .peers import host
+from .comfyui_import import host
 from .problems import JUDGE, PROCESSES, Problem, Process
+from .problems.images import model_of, shape_of
 
 SAMPLERS = ("euler", "dpmpp_2m", "res_multistep", "uni_pc")
 SEEDS, HELD_OUT, JUDGED, FINE = 20, 8, 12, 400
-
-
-def shape_of(problem: Problem) -> tuple[int, ...] | None:
-    """An image's channels, height and width; None if it is no whole square."""
-    side = math.isqrt(problem.positions)
-    if side * side != problem.positions or problem.values % problem.positions:
-        return None
-    return problem.values // problem.positions, side, side
-
-
-def model_of(problem: Problem, process: Process, shape: tuple[int, ...]) -> Any:
-    """The exact model on images; the problem has a field's modes, or pixels with all channels."""
-    by_pixel = shape[1] * shape[2], shape[0]
-
-    def model(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
-        level, fields = float(sigma.flatten()[0]), problem.family == "fields"
-        alpha = process.alpha(level)
-        state = spectrum(x.double()) if fields else x.double().flatten(2).transpose(1, 2)
-        denoised = problem.model(state.reshape(len(x), -1) / alpha, level / alpha)
-        if fields:
-            return spectrum(denoised.reshape(x.shape)).to(x)
-        return denoised.reshape(len(x), *by_pixel).transpose(1, 2).reshape(x.shape).to(x)
-
-    return model
 
 
 def sampler_of(name: str, process: Process) -> Sampler:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 from ..tools.server import comfyui
 
@@ -23,3 +25,12 @@ def comfyui_importable(arguments: Sequence[str]) -> Iterator[None]:
     finally:
         sys.path.remove(tree)
         sys.argv = argv
+
+
+@cache
+def host() -> Any:
+    """ComfyUI's `comfy` package on the CPU, with what is needed of it imported."""
+    with comfyui_importable(["--cpu"]):
+        import comfy.model_sampling
+        import comfy.samplers
+    return comfy

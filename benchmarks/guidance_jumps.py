@@ -21,8 +21,8 @@ import torch
 from ..samplers.options import Options
 from ..samplers.solvers.multistep import Multistep
 from ..samplers.solvers.recommended import Recommended
+from .comfyui_import import host
 from .judge_recommended import mean, sigmas_of
-from .peers import host
 from .problems.processes import PROCESSES
 from .references import USUAL, host_sigmas, model_sampling
 from .two_models import Pair

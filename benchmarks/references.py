@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .peers import host
+from .comfyui_import import host
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
 from .problems.pictures import CACHE
 from .problems.problems import error

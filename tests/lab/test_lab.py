@@ -20,7 +20,7 @@ import torch
 from dpm_solver_nodes.lab import compare, grid, metrics, plots, table
 from dpm_solver_nodes.lab.compare import Candidate, Cell, Reference, Sigmas
 from dpm_solver_nodes.lab.memory import Fingerprint, Memory
-from dpm_solver_nodes.lab.metrics import Meter
+from dpm_solver_nodes.lab.metrics import Meter, distance, most_steps, rms
 from dpm_solver_nodes.samplers import RectifiedFlow, VarianceExploding, checks
 from dpm_solver_nodes.samplers import sample as samplers
 from dpm_solver_nodes.samplers.catalog import CATALOG
@@ -102,6 +102,31 @@ def test_calls_are_the_budgets_and_errors_fall(reference: Reference) -> None:
         errors = [cell.error for cell in row]
         assert errors == sorted(errors, reverse=True)
     assert cells[5].error < cells[2].error / 3  # 2M's at 16 calls, Euler's
+
+
+def test_the_error_is_the_root_mean_square_of_each_image() -> None:
+    solution = torch.zeros(3, 1, 2, 2, dtype=torch.float64)
+    x = solution.clone()
+    x[0], x[1], x[2] = 1.0, -10.0, torch.tensor([[20.0, 0.0], [0.0, 0.0]])
+    assert rms(x, solution).tolist() == pytest.approx([1.0, 10.0, 10.0])
+    assert distance(x, solution) == pytest.approx(100.0 ** (1.0 / 3.0))
+
+
+@pytest.mark.parametrize(
+    ("calls", "steps", "calls_of"),
+    [
+        (10, 10, lambda steps: steps),
+        (10, 5, lambda steps: 2 * steps),
+        (10, 5, lambda steps: 2 * steps - 1),  # as heun, whose last step is an Euler step
+        (10, 9, lambda steps: steps + 1),
+        (10, 12, lambda steps: steps - 2),
+        (10, 0, lambda steps: 11),
+    ],
+)
+def test_a_budget_holds_as_many_steps_as_it_pays(
+    calls: int, steps: int, calls_of: Callable[[int], int]
+) -> None:
+    assert most_steps(calls, calls_of) == steps
 
 
 def test_two_calls_a_step_fit_into_the_budget(reference: Reference) -> None:
