@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +15,14 @@ from ...lab.calibration import files, texts
 from ...samplers.checks import between, escaped
 from ...samplers.log import LOG
 from ...samplers.solvers.fitted import Calibrated, Calibration
-from . import sampling
+from . import own_models, sampling
 from .model import ComfyModel
 from .own_models import FOLDER
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
+
+MOST_NAMES = 10
+"""The most calibrations that an error lists."""
 
 
 def register_folder() -> None:
@@ -67,7 +71,10 @@ def load(
         )
     found = texts.choose(files.load(path), calls, guidance)
     host_model = ComfyModel.of(model)
-    host_model.check(found, f'The calibration "{name_shown}"')
+    try:
+        host_model.check(found, f'The calibration "{name_shown}"')
+    except ValueError as error:
+        raise ValueError(f"{error} {_those_that_fit(host_model)}") from None
     text = texts.described(found)
     if denoise == 1.0:
         return pair(found, found.sigmas, text)
@@ -75,6 +82,19 @@ def load(
         return pair(found, (), text)
     first = found.nearest(host_model.sigma_at(denoise))
     return pair(found, found.sigmas[first:], text)
+
+
+def _those_that_fit(model: ComfyModel) -> str:
+    fitting = []
+    for name, one in own_models.saved():
+        with contextlib.suppress(ValueError):
+            model.check(one, "")
+            fitting.append(escaped(files.portable(name), 100))
+    listed = list(dict.fromkeys(fitting))
+    if not listed:
+        return "None of the saved ones fits it."
+    more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
+    return f"Those that fit it: {', '.join(listed[:MOST_NAMES])}{more}."
 
 
 def fingerprint(name: str) -> str:

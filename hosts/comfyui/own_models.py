@@ -134,7 +134,7 @@ def _found(guider: Any, x: torch.Tensor, sigmas: torch.Tensor) -> tuple[str, Cal
     guidance = getattr(guider, "cfg", None)
     fitting = [
         (name, one)
-        for name, one in _saved()
+        for name, one in saved()
         if one.calls == grid.calls and _suits(one, model, guidance)
     ]
     if not fitting:
@@ -174,7 +174,7 @@ def _other_size(one: Calibration, positions: int) -> float:
     )
 
 
-def _saved() -> Iterator[tuple[str, Calibration]]:
+def saved() -> Iterator[tuple[str, Calibration]]:
     """The calibrations of all files that can be read, each with its file's name."""
     for name in folder_paths.get_filename_list(FOLDER):
         path = folder_paths.get_full_path(FOLDER, name)

@@ -14,6 +14,7 @@ import comfy.samplers
 import torch
 
 from ...samplers.catalog import CATALOG
+from ...samplers.checks import escaped
 from ...samplers.log import LOG
 from ...samplers.noise import NoiseSampler
 from ...samplers.options import Options
@@ -259,7 +260,8 @@ def _check_alone(registered: Any) -> None:
         return
     other, here = Path(code.co_filename).parents[2], Path(__file__).parents[2]
     if other.resolve() != here.resolve():
-        LOG.warning(f"DPM-Solver is installed twice: in {other} and in {here}. Remove one.")
+        places = " and in ".join(escaped(str(place)) for place in (other, here))
+        LOG.warning(f"DPM-Solver is installed twice: in {places}. Remove one.")
 
 
 def _append(names: list[str], name: str) -> None:

@@ -462,6 +462,9 @@ def test_the_other_kind_of_model_is_refused(host: Server, diffusion: Made, flow:
         message, calls = complaint(host, calibrated(name, patches=patches))
         assert word in message and message.endswith(".")
         assert calls == 0
+        _, _, fitting = message.partition("Those that fit it: ")
+        if patches in ([], [SD3]):
+            assert (diffusion.name in fitting, flow.name in fitting) == (not patches, bool(patches))
 
 
 @pytest.mark.parametrize(
