@@ -1,6 +1,6 @@
 """How accurate a calibration is at other guidance, for other classes, and in image to image.
 
-    python -m dpm_solver_nodes.benchmarks.calibration_transfer [--problems 3 9 11]
+    python -m dpm_solver_nodes.benchmarks.calibration_transfer [--problems 3 7 11]
 
 Calibrates for 5, 8 and 10 calls on four classes and the guidance of each problem, as DPM-Solver
 Calibrate does, and measures on images of six other classes: the same guidance, 30 percent less and
@@ -32,7 +32,7 @@ from ..samplers.solvers.rows import kind_of
 from .problems import JUDGE, PROCESSES, Problem, Process
 from .problems.images import model_of, shape_of
 
-CALLS, PROBLEMS = (5, 8, 10), (3, 9, 11)
+CALLS, PROBLEMS = (5, 8, 10), (3, 7, 11)
 SEEDS, HELD_OUT, CLASSES, IMAGES = 20, 8, 4, 10
 FINE = 400
 

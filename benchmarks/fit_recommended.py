@@ -1,6 +1,6 @@
 """Fits the recommended sampler: one list of sigmas and step weights on many models at once.
 
-    python -m dpm_solver_nodes.benchmarks.fit_recommended flow|diffusion|zero-snr [CALLS ...]
+    python -m dpm_solver_nodes.benchmarks.fit_recommended flow|diffusion|edm|zero-snr [CALLS ...]
 
 The solver (`samplers/solvers/recommended.py`) interpolates x0: with lambda_ = -log s, it takes the
 exact step through the newest three outputs, slope and curvature each times a gain of the step's own.
@@ -64,10 +64,15 @@ ORDER = (8, 6, 5, 4, 3, 7, *range(9, 21), 50, 40, 38, 35, 33, *range(30, 20, -1)
 image made with a mean of two neighbours is several times farther away than with either."""
 
 DIGITS = 6
-KINDS = {"flow": ("flow3", "flow1", "flow6"), "diffusion": ("sd",), "zero-snr": ("zero-snr",)}
+KINDS = {
+    "flow": ("flow3", "flow1", "flow6"),
+    "diffusion": ("sd",),
+    "edm": ("edm",),
+    "zero-snr": ("zero-snr",),
+}
 """The processes of a kind. The first is fitted on; the models are the same in all, the peers not."""
 
-BEGUN_BY = {"zero-snr": "flow"}
+BEGUN_BY = {"edm": "diffusion", "zero-snr": "flow"}
 """Kind -> the kind whose rows its fits begin with."""
 
 
@@ -393,7 +398,7 @@ def main() -> None:
             (descend(cases, start, options.iterations) for start in starts),
             key=lambda result: result[1],
         )
-        if not process.flow:
+        if process.whole_times:
             small, large = (at_whole_times(one, process) for one in found)
             found, _ = descend(cases, (small, large), options.iterations, move=False)
         rows = read(options.kind)

@@ -36,7 +36,7 @@ def sigmas_of(process: Process, calls: int, positions: int = LARGEST) -> torch.T
     """As the host would hand them over: at Stable Diffusion's whole times."""
     ends = process.sigma_max, process.sigma_min
     sigmas = recommended_sigmas(process.schedule, *ends, calls, positions)
-    if process.name in ("sd", "zero-snr"):
+    if process.whole_times:
         table = references.model_sampling(process).sigmas.double().log()
         inner = torch.tensor(sigmas[:-1], dtype=torch.float64).log()
         nearest = (inner[:, None] - table).abs().argmin(1)

@@ -25,7 +25,8 @@ from ..samplers.schedules.sigma_lists import (
     log_snr,
 )
 from ..samplers.solvers.recommended import Recommended
-from ..samplers.solvers.recommended_lists import later_sigmas, part_of, recommended_sigmas
+from ..samplers.solvers.recommended_lists import later_sigmas, recommended_sigmas
+from ..samplers.solvers.recommended_parts import part_of
 from ..samplers.solvers.rows import LARGEST, kind_of, positions_of, share_of
 
 MOST_STEPS = 1_000_000

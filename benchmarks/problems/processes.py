@@ -35,6 +35,11 @@ class Process:
     shift: float = 1.0
 
     @property
+    def whole_times(self) -> bool:
+        """Whether hosts call such a model at whole times alone."""
+        return self.name in ("sd", "zero-snr")
+
+    @property
     def s_max(self) -> float:
         return self.s(self.sigma_max)
 

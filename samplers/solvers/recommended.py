@@ -4,8 +4,9 @@ It is a multistep solver that interpolates x0 in lambda_. Each step takes the ne
 with exact weights, and multiplies their slope and their curvature by a gain each. Gains of (1, 0) are
 second order, (1, 1/2) the published third order, (1, 1) true third order.
 
-`rows.py` has the gains, `recommended_lists.py` the lists of sigmas that they belong to. On a part of
-such a list the steps keep their gains. Any other list gets the weights of `any_list`.
+`rows.py` has the gains, `recommended_lists.py` the lists of sigmas that they belong to, and
+`recommended_parts.py` finds them again in a list or a part of one. Any other list gets the weights of
+`any_list`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from ..options import Options
 from ..plan import Plan, Step
 from ..schedules.process import RectifiedFlow
 from .any_list import WIDE, plan_list
-from .recommended_lists import log_s, part_of
+from .recommended_lists import log_s
+from .recommended_parts import part_of
 from .rows import LARGEST, Row, share_of
 
 FIRST_STEP = 1.0

@@ -1,6 +1,6 @@
 """The recommended sampler's data: a row of sigmas and gains by kind of model, calls and image size.
 
-`recommended.json` has two rows for each kind of model (flow, diffusion, diffusion with zero terminal
+`recommended.json` has two rows for each kind of model (flow, Stable Diffusion's, EDM's, zero terminal
 SNR) and number of calls: one for large images and one for the smallest; an image takes a mean of the
 two. The larger it is, the higher the noise at which its coarse structure is decided. They were fitted
 on many models at once, with and without guidance, by gradient descent through whole runs
@@ -30,7 +30,7 @@ sigma_min is as high as Stable Diffusion's, a flow's is lower."""
 FARTHEST = 1e4
 """Stands for the s of a flow's sigma = 1, which is infinite."""
 
-KINDS = ("flow", "diffusion", "zero-snr")
+KINDS = ("flow", "diffusion", "edm", "zero-snr")
 
 SIZES = "small", "large"
 SMALLEST, LARGEST = 8 * 8, 64 * 64
@@ -86,10 +86,10 @@ def share_of(positions: int) -> float:
 
 
 def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
-    """One of KINDS. EDM's models start from nearly pure noise, as flows do, and take a flow's rows."""
-    if not isinstance(schedule, RectifiedFlow) and sigma_max > NO_SIGNAL:
-        return "zero-snr"
-    return "flow" if isinstance(schedule, RectifiedFlow) or sigma_max > WIDE else "diffusion"
+    """One of KINDS."""
+    if isinstance(schedule, RectifiedFlow):
+        return "flow"
+    return "zero-snr" if sigma_max > NO_SIGNAL else "edm" if sigma_max > WIDE else "diffusion"
 
 
 @cache

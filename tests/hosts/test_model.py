@@ -14,7 +14,7 @@ from dpm_solver_nodes.samplers import NoiseSchedule, RectifiedFlow
 from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.recommended import Recommended
-from dpm_solver_nodes.samplers.solvers.recommended_lists import Part, part_of
+from dpm_solver_nodes.samplers.solvers.recommended_parts import Part, part_of
 from dpm_solver_nodes.samplers.solvers.rows import row_of, share_of
 
 SCHEDULE = RectifiedFlow(sigma_min=0.001)

@@ -21,12 +21,8 @@ from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.sample import sample, sample_recommended
 from dpm_solver_nodes.samplers.solvers.any_list import plan_list
 from dpm_solver_nodes.samplers.solvers.recommended import Recommended
-from dpm_solver_nodes.samplers.solvers.recommended_lists import (
-    Part,
-    later_sigmas,
-    part_of,
-    recommended_sigmas,
-)
+from dpm_solver_nodes.samplers.solvers.recommended_lists import later_sigmas, recommended_sigmas
+from dpm_solver_nodes.samplers.solvers.recommended_parts import Part, part_of
 from dpm_solver_nodes.samplers.solvers.rows import (
     KINDS,
     LARGEST,
