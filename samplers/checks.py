@@ -9,11 +9,13 @@ UNSHOWN = ("Cc", "Cs", "Zl", "Zp")
 """Categories of characters that break a line, or that no file, log or picture can hold."""
 
 
-def escaped(text: str, most: int | None = None) -> str:
+def escaped(text: object, most: int | None = None) -> str:
     """Text from outside, made safe for a message, a file or a picture.
 
-    The result is one line. If `most` is given, the text is cut to that many characters first.
+    The result is one line. If `most` is given, the text is cut to that many characters first. A linked
+    input may be no text: it is shown as `str` has it.
     """
+    text = str(text)
     if most is not None and len(text) > most:
         text = text[: most - 3] + "..."
     return "".join(

@@ -347,6 +347,7 @@ def test_what_can_be_shown_stays_as_it_is() -> None:
         assert checks.escaped(OUTSIDE[name]) == OUTSIDE[name]
     assert checks.escaped(OUTSIDE["a lone surrogate"]) == r"eu\ud800ler"
     assert checks.escaped(OUTSIDE["long"], 20) == "x" * 17 + "..."
+    assert checks.escaped(-1e-9, 20) == "-1e-09"  # of a linked input
 
 
 @outside

@@ -198,6 +198,10 @@ def draw_long(offer: Offer, seed: str) -> Case:
     return _Draw(offer, seed).long_case()
 
 
+UNKNOWN_LENGTH = ("DPMSolver_Calibrate", "DPMSolver_Calibrated")
+"""Samplers that need a file, or minutes of their own, before a run begins."""
+
+
 class _Draw:
     def __init__(self, offer: Offer, seed: str) -> None:
         self.offer = offer
@@ -221,6 +225,8 @@ class _Draw:
         }
         fixed = [name for name in self.offer.menu if "adaptive" not in name]
         sampler = self.sampler()
+        while sampler["class_type"] in UNKNOWN_LENGTH:
+            sampler = self.sampler()
         if "max_calls" in sampler["inputs"]:
             sampler["inputs"] |= {"rtol": 1e-12, "atol": 1e-12, "max_calls": 100000, "h_init": 1e-4}
         elif "sampler_name" in sampler["inputs"]:
