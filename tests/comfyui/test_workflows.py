@@ -51,7 +51,7 @@ Runs = dict[str, tuple[int | range, tuple[str, ...]]]
 RUNS: Runs = {
     "dpmpp_2m_custom_sampling": (20, ("EmptyLatentImage",)),
     "ksampler_menu": (20, ("EmptyLatentImage",)),
-    "image_to_image": (20, ("ImageScale",)),
+    "image_to_image": (12, ("ImageScale",)),
     "inpainting": (20, ()),
     "adaptive": (range(11, 100), ("EmptyLatentImage",)),
     "sde": (30, ("EmptyLatentImage",)),
@@ -72,6 +72,7 @@ RUNS: Runs = {
 # Where an earlier version's file made others.
 OLD_RUNS: Runs = {
     **RUNS,
+    "image_to_image": (20, ("ImageScale",)),
     "recommended": (12, ("EmptyLatentImage",)),
     "solver_compare": (range(35, 41, 5), ("EmptyLatentImage",)),  # of 5 or 6 candidates
 }
