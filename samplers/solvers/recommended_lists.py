@@ -12,8 +12,9 @@ from .rows import FARTHEST, KINDS, LARGEST, Row, interpolated, kind_of, row_of, 
 NEAR_TOP = 2.5
 """In log s. For models whose largest sigma lies below the second of their row."""
 
-LONGEST, LONGER = 200, 20
-"""A later start is looked for in lists of so many calls, or so many times those below it."""
+LONGEST = 200
+"""A later start is looked for in lists of so many calls. For one so late that even these have too few
+below it, the calls are put between theirs."""
 
 SAME_CALLS = 1e-3
 """By how much the calls below a later start may miss their number: hosts hold sigmas in float32."""
@@ -95,8 +96,8 @@ def later_sigmas(
 def later_row(kind: str, calls: int, share: float, start: float, low: float) -> Row:
     """The row for a run of so many calls that starts at log s = start.
 
-    It is the end of the row with the fewest calls of which that many lie below the start, drawn out
-    to begin there. The first steps are of lower order, as there are no outputs yet.
+    It is the end of the row with the fewest calls of which that many lie below the start, drawn out to
+    begin there. The first steps are of lower order, as there are no outputs yet.
 
     Args:
         share: of the image's size; see `share_of`.
@@ -111,7 +112,7 @@ def later_row(kind: str, calls: int, share: float, start: float, low: float) -> 
             return max(after - 1.0, 0.0)
         return after - (start - own[after]) / (own[after - 1] - own[after])
 
-    fewest, most = calls, max(LONGEST, LONGER * calls)
+    fewest, most = calls, max(LONGEST, calls)
     while fewest < most:  # the calls below the start grow with those of the row
         total = (fewest + most) // 2
         if total - place(total) > calls - SAME_CALLS:
