@@ -25,10 +25,10 @@ from ...samplers.sample import sample
 from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
 from ...samplers.solvers.multistep import Multistep
 from ...samplers.solvers.recommended import Recommended
-from ...samplers.solvers.recommended_lists import recommended_sigmas
 from . import calibrations, own_models, sampling
 from .calibrations import Pair
 from .guiding import cfg_of, fitting_latent
+from .hints import RECOMMENDED_SCHEDULER
 from .model import ComfyModel
 from .progress import Progress
 
@@ -235,17 +235,21 @@ def _listed(patcher: Any, sampler: Sampler, asked: Asked, calls: int) -> dict[st
 def _rivals(
     model: ComfyModel, settings: calibrate.Settings, calls: int
 ) -> dict[str, calibrate.Rival]:
-    """The solvers without calibration to measure against, each on its own sigmas."""
-    schedule = settings.schedule
-    ends = settings.sigmas[0], settings.sigmas[-1]
-    karras = comfy.samplers.calculate_sigmas(model.model_sampling, "karras", calls)
+    """The solvers without calibration to measure against, each as the menus run it."""
 
-    def rival(options: Options, sigmas: Any) -> calibrate.Rival:
-        return lambda model, x: sample(options, model, x, sigmas, schedule=schedule, disable=True)
+    def rival(options: Options, scheduler: str) -> calibrate.Rival:
+        own = sampling.adapted(options, sampling.WHOLE_RUN, model)
+        listed = comfy.samplers.calculate_sigmas(model.model_sampling, scheduler, calls)
+
+        def run(denoiser: Any, x: torch.Tensor) -> torch.Tensor:
+            sized, sigmas = model.sized(own, x, listed)
+            return sample(sized, denoiser, x, sigmas, schedule=settings.schedule, disable=True)
+
+        return run
 
     return {
-        RECOMMENDED: rival(Recommended(), recommended_sigmas(schedule, *ends, calls)),
-        KARRAS_2M: rival(Multistep(), karras),
+        RECOMMENDED: rival(Recommended(), RECOMMENDED_SCHEDULER),
+        KARRAS_2M: rival(Multistep(), "karras"),
     }
 
 

@@ -27,6 +27,7 @@ from ...samplers.integrate import Denoiser
 from ...samplers.sample import sample_calibrated
 from ...samplers.solvers.fitted import MOST_CALLS, Calibration, Fitted
 from ...samplers.solvers.recommended_lists import recommended_sigmas
+from ...samplers.solvers.rows import positions_of
 from ..metrics import distance
 from . import sampler as of_sampler
 from .cost import Cost, check_memory, cost
@@ -226,7 +227,8 @@ def best_student(
     if settings.sampler is None:
         trial = partial(fit, model, records, settings.schedule, slopes=settings.slopes)
         ends = records.sigmas[0], records.sigmas[-1]
-        recommended = recommended_sigmas(settings.schedule, *ends, calls)[:-1]
+        positions = positions_of(records.starts.shape)
+        recommended = recommended_sigmas(settings.schedule, *ends, calls, positions)[:-1]
         first = nearest(records.sigmas, recommended)
         attempt(first, partial(trial, first))
         for spread in SPREADS:

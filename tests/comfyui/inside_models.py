@@ -280,6 +280,9 @@ LOG_SNR, TIME_QUADRATIC = "dpm_solver_log_snr", "dpm_solver_time_quadratic"
 ALL_ORDERS = ("v, zero terminal SNR", "flow, shift 3")
 """Kinds on which the order of every sampler is taken; on the others, of the most demanding."""
 
+RIVALS = ("eps", "edm", "flow, shift 3")
+"""Kinds on which what Calibrate measures against is compared with the menus."""
+
 HOST_PACK, CATALOG = inside.load_pack(PACK, "/custom_nodes/dpm-solver-nodes")
 ENTRIES = {entry.id: entry for entry in CATALOG.CATALOG}
 ORDERS = {name: entry.order for name, entry in ENTRIES.items()} | {THREE_S_FIXED: 3}
@@ -342,6 +345,36 @@ def through_ksampler(kind: Kind, model: Any, name: str, calls: int) -> float:
     return distance(result, expected(kind, sigmas))
 
 
+def rivals_off(kind: Kind, model: Any, calls: int) -> dict[str, float]:
+    """How far the solvers that Calibrate measures against are from the same ones of the menus."""
+    calibrate = sys.modules[HOST_PACK.__name__.replace("sampling", "calibrate")]
+    host_model = HOST_PACK.ComfyModel(kind.model_sampling)
+    rivals = calibrate._rivals(host_model, SimpleNamespace(schedule=host_model.schedule), calls)
+    found = {}
+    for name, menu, scheduler in (
+        (calibrate.RECOMMENDED, "dpm_solver++_recommended", "dpm_solver_recommended"),
+        (calibrate.KARRAS_2M, TWO_M, "karras"),
+    ):
+
+        def run(
+            model: Any, x: torch.Tensor, *_: Any, extra_args: Any, name: str = name, **__: Any
+        ) -> torch.Tensor:
+            def denoise(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+                denoised: torch.Tensor = model(x, sigma, **extra_args)
+                return denoised
+
+            result: torch.Tensor = rivals[name](denoise, x)
+            return result
+
+        sigmas = comfy.samplers.calculate_sigmas(kind.model_sampling, scheduler, calls)
+        own, menus = (
+            in_float64(kind, model, one, sigmas.double())
+            for one in (comfy.samplers.KSAMPLER(run), sampler(menu))
+        )
+        found[name] = distance(own, menus)
+    return found
+
+
 def measure(name: str) -> dict[str, Any]:
     kind = Kind(KINDS[name])
     model = patcher(kind)
@@ -375,6 +408,8 @@ def measure(name: str) -> dict[str, Any]:
             for s in (ADAPTIVE if thorough else ADAPTIVE[-1:])
         },
     }
+    if name in RIVALS:
+        found["rivals"] = rivals_off(kind, model, 8)
     if kind.flow and thorough:
         found["orders from 1"] = {s: order(kind, model, s, above_zero) for s in SAMPLERS}
     return found

@@ -95,6 +95,14 @@ def test_order_is_the_claimed_one(version: str, kind: str) -> None:
         assert error < 1e-4, (sampler, error)
 
 
+@pytest.mark.parametrize("kind", ["eps", "edm", "flow, shift 3"])
+@versions
+def test_calibrate_measures_against_what_the_menus_run(version: str, kind: str) -> None:
+    """On small images too, for which the recommended sampler moves its sigmas."""
+    for name, off in of_kind(version, kind)["rivals"].items():
+        assert off < 1e-6, name  # sigmas in float32, there in float64
+
+
 @versions
 def test_order_from_a_flows_one(version: str) -> None:
     """The first step is of first order there, and so short that little is lost to it.
