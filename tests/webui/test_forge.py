@@ -186,10 +186,10 @@ def test_pasting_the_text_brings_the_image_back(webui: WebUI, name: str) -> None
     pasted = webui.pasted(made.texts[0])
     assert pasted.text == made.text
     assert furthest(made.images[0], pasted.images[0]) == 0
-    calls = webui.last()["calls"]
     again = webui.txt2img(sampler_name=name, steps=7, **scheduler)
-    differs = furthest(made.images[0], again.images[0]) > 0 or webui.last()["calls"] != calls
-    assert differs == bool(settings)
+    assert (made.text != again.text) == bool(settings)
+    if "dpm_solver_grouping" not in settings:  # which may change less than a level of 8 bits
+        assert (furthest(made.images[0], again.images[0]) > 0) == bool(settings)
 
 
 def test_xyz_plot_picks_samplers_and_schedulers_by_name(webui: WebUI) -> None:
