@@ -184,8 +184,10 @@ class HostModel(ABC):
         """
         start = self.sigma_at(steps / total)
         *_, start = self.whole([start]) or [start]
-        *falling, zero = self._later(start, steps)
-        return [*falling, zero if final_zero else self.sigma_min]
+        if final_zero:
+            return self._later(start, steps)
+        *falling, _, _ = self._later(start, steps + 1)
+        return [*falling, self.sigma_min]
 
     def _later(self, start: float, calls: int, positions: int = LARGEST) -> list[float]:
         kind = kind_of(self.schedule, self.sigma_max)

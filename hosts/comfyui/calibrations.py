@@ -21,8 +21,8 @@ from .own_models import FOLDER
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
-MOST_NAMES = 10
-"""The most calibrations that an error lists."""
+MOST_NAMES, LONGEST_NAME = 3, 30
+"""The most calibrations that an error lists, and the most letters of each."""
 
 
 def register_folder() -> None:
@@ -89,7 +89,7 @@ def _those_that_fit(model: ComfyModel) -> str:
     for name, one in own_models.saved():
         with contextlib.suppress(ValueError):
             model.check(one, "")
-            fitting.append(escaped(files.portable(name), 100))
+            fitting.append(escaped(files.portable(name), LONGEST_NAME))
     listed = list(dict.fromkeys(fitting))
     if not listed:
         return "None of the saved ones fits it."

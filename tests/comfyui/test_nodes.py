@@ -339,7 +339,9 @@ def test_sigmas_options(
         assert high == largest if denoise == 1.0 else high < largest / 2
     if direction == "falling":
         whole = spaced(int(10 / denoise), spacing=spacing, final_zero=final_zero)
-        assert sigmas == sigmas_of(host, whole)[-11:]
+        end = sigmas_of(host, whole)[-11:]
+        own = spacing == "recommended" and denoise < 1.0  # a list for the later start
+        assert (sigmas == end) != own
         result = sample(host, custom(node("DPMSolver_2M"), spaced(10, spacing=spacing, **options)))
         assert result.calls == 10
         assert torch.isfinite(result.latent).all()

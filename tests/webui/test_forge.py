@@ -168,7 +168,7 @@ def test_eta_and_noise_of_the_panel(webui: WebUI) -> None:
     assert "Eta" not in without[0].text
 
 
-CHANGED = {
+CHANGED: dict[str, dict[str, Any]] = {
     TWO_M: {"dpm_solver_lower_order_final": "off", "dpm_solver_solver_type": "taylor"},
     label("dpm_solver++_3s"): {"dpm_solver_grouping": "fixed"},
     ADAPTIVE: {"dpm_solver_rtol": 0.005, "dpm_solver_atol": 0.001},
