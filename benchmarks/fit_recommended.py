@@ -12,7 +12,8 @@ the lengths of the steps and the gains smooth along the run, so that models that
 profit as well. Its gradient is found by back-propagation through the whole run, and BFGS takes it
 from there. Each number of calls starts from its neighbour's solver. Hosts move a diffusion model's
 sigmas to whole times, so its rows end there and their gains are fitted again. Results go to the file
-of the sampler's data, where rows that are not asked for stay. All seeds are in `problems.py`.
+of the sampler's data, where rows that are not asked for stay. EDM's rows and those for zero terminal
+SNR were fitted with --iterations 40, some of EDM's twice. All seeds are in `problems.py`.
 """
 
 from __future__ import annotations

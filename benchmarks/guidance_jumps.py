@@ -18,11 +18,12 @@ from itertools import chain, starmap
 
 import torch
 
+from ..lab.metrics import geometric_mean
 from ..samplers.options import Options
 from ..samplers.solvers.multistep import Multistep
 from ..samplers.solvers.recommended import Recommended
 from .comfyui_import import host
-from .judge_recommended import mean, sigmas_of
+from .judge_recommended import sigmas_of
 from .problems.processes import PROCESSES
 from .references import USUAL, host_sigmas, model_sampling
 from .two_models import Pair
@@ -93,8 +94,8 @@ def main() -> None:
             over = [case.ours[solver] / case.dpmpp_2m for case in of_jump]
             drops = [case.dropped[solver] / case.ours[solver] for case in of_jump]
             print(
-                f"{name:8} {solver:12} {mean(over):5.2f} {max(over):5.2f}   "
-                f"{mean(drops):5.2f} {min(drops):5.2f} {max(drops):5.2f}"
+                f"{name:8} {solver:12} {geometric_mean(over):5.2f} {max(over):5.2f}   "
+                f"{geometric_mean(drops):5.2f} {min(drops):5.2f} {max(drops):5.2f}"
             )
 
 

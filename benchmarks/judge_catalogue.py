@@ -22,7 +22,7 @@ from functools import partial
 
 import torch
 
-from ..lab.metrics import geometric_mean
+from ..lab.metrics import distance, geometric_mean
 from ..samplers.catalog import CATALOG
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import SPACINGS
@@ -31,7 +31,6 @@ from . import diffusers_peers, references
 from .comfyui_import import comfyui_importable, host
 from .judge_recommended import ours
 from .problems import JUDGE, PROCESSES, Problem, Process
-from .problems.problems import error
 
 OURS = [entry for entry in CATALOG if not (entry.stochastic or entry.cfg_pp or entry.adaptive)]
 DIFFUSERS = ("sd", "flow1", "flow3", "flow6", "flow12")
@@ -40,9 +39,10 @@ DIFFUSERS = ("sd", "flow1", "flow3", "flow6", "flow12")
 
 def lists(process: Process, calls: int) -> Iterator[torch.Tensor]:
     """Our spacings, and ComfyUI's schedulers that have a list of so many steps."""
-    from ..hosts.comfyui.model import ComfyModel  # needs ComfyUI
+    sampling = references.model_sampling(process)
+    from ..hosts.comfyui.model import ComfyModel  # needs ComfyUI, which is imported by then
 
-    model = ComfyModel(references.model_sampling(process))
+    model = ComfyModel(sampling)
     for spacing in SPACINGS:
         yield torch.tensor(model.sigmas(spacing, calls), dtype=torch.float64)
     for scheduler in host().samplers.SCHEDULER_NAMES:
@@ -75,7 +75,7 @@ def errors(problem: Problem, process: Process, calls: int) -> dict[str, float]:
     found: dict[str, float] = defaultdict(lambda: math.inf)
 
     def keep(name: str, images: torch.Tensor, made: int) -> None:
-        value = float(error(images, problem.solution(process)).exp())
+        value = distance(images, problem.solution(process))
         if made <= calls and math.isfinite(value):
             found[name] = min(found[name], value)
 

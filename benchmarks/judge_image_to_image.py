@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import torch
 
+from ..lab.metrics import distance, geometric_mean
 from ..samplers.sample import sample
 from ..samplers.solvers.recommended import Recommended
 from . import references
-from .judge_recommended import mean
+from .judge_recommended import sigmas_of
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
-from .problems.problems import error
 
 SAMPLERS = ("euler", "dpmpp_2m", "uni_pc", "res_multistep", "ipndm")
 SCHEDULERS = ("simple", "normal", "karras", "beta", "sgm_uniform")
@@ -57,7 +57,7 @@ def noise(problem: Problem) -> torch.Tensor:
     return torch.randn(problem.noise().shape, generator=generator, dtype=torch.float64)
 
 
-def distance(
+def off(
     problem: Problem,
     process: Process,
     sampler: Callable[..., torch.Tensor] | str,
@@ -66,18 +66,31 @@ def distance(
     images, _ = references.result(
         problem, process, sampler, sigmas, noise(problem), image(problem, process)
     )
-    return float(error(images, converged(problem, process, float(sigmas[0]))).exp())
+    return distance(images, converged(problem, process, float(sigmas[0])))
 
 
 def own(problem: Problem, process: Process, calls: int) -> tuple[Recommended, torch.Tensor]:
     """The recommended sampler and sigmas that a KSampler runs, for an image of this size."""
-    from ..hosts.comfyui.model import ComfyModel  # needs ComfyUI
+    sampling = references.model_sampling(process)
+    from ..hosts.comfyui.model import ComfyModel  # needs ComfyUI, which is imported by then
 
-    model = ComfyModel(references.model_sampling(process))
+    model = ComfyModel(sampling)
     sigmas = torch.tensor(model.sigmas(RECOMMENDED, calls, DENOISE), dtype=torch.float64)
     options, sigmas = model.sized(Recommended(), torch.empty(1, 1, problem.positions), sigmas)
     assert isinstance(options, Recommended)
     return options, sigmas
+
+
+def starts(process: Process, calls: int) -> dict[str, float]:
+    """Where lists for so many calls start."""
+    found = {
+        "ours": float(own(JUDGE[0], process, calls)[1][0]),
+        "the end of ours for a whole run": float(sigmas_of(process, int(calls / DENOISE))[calls]),
+    }
+    for scheduler in SCHEDULERS:
+        sigmas = references.host_sigmas(process, "euler", scheduler, calls, DENOISE)
+        found[scheduler] = float(sigmas[0])
+    return found
 
 
 def peers(problem: Problem, process: Process, calls: int) -> dict[str, Peer]:
@@ -85,7 +98,7 @@ def peers(problem: Problem, process: Process, calls: int) -> dict[str, Peer]:
     for scheduler in SCHEDULERS:
         for sampler in SAMPLERS:
             sigmas = references.host_sigmas(process, sampler, scheduler, calls, DENOISE)
-            value = distance(problem, process, sampler, sigmas)
+            value = off(problem, process, sampler, sigmas)
             if math.isfinite(value):
                 found[f"{sampler} {scheduler}"] = Peer(value, process.s(float(sigmas[0])))
     return found
@@ -98,6 +111,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ratios: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+    for name in arguments.processes:
+        for at, start in starts(PROCESSES[name], CALLS[-1]).items():
+            print(f"{name}: {at} starts at sigma {start:.2f}")
     print(f"error / best peer's that starts alike, / usual's at {', '.join(map(str, CALLS))} calls")
     for problem in TUNE if arguments.tune else JUDGE:
         for name in arguments.processes:
@@ -109,7 +125,7 @@ def main() -> None:
                 found = peers(problem, process, n)
                 options, sigmas = own(problem, process, n)
                 sampler = partial(sample, options, schedule=process.schedule)
-                value = distance(problem, process, sampler, sigmas)
+                value = off(problem, process, sampler, sigmas)
                 start = process.s(float(sigmas[0]))
                 alike = {
                     name: peer.error
@@ -125,7 +141,7 @@ def main() -> None:
     for name, found_ratios in ratios.items():
         columns = zip(*found_ratios, strict=True)
         said = [
-            f"{over} mean {mean(column):.2f}, worst {max(column):.2f}"
+            f"{over} mean {geometric_mean(column):.2f}, worst {max(column):.2f}"
             for over, column in zip(("alike", "any", "the usual"), columns, strict=True)
         ]
         print(f"{name}: over the best peer that starts {said[0]}; over {said[1]}; over {said[2]}")

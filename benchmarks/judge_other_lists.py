@@ -16,12 +16,12 @@ from functools import partial
 
 import torch
 
+from ..lab.metrics import distance, geometric_mean
 from ..samplers.sample import sample
 from ..samplers.solvers.multistep import Multistep
 from . import references
-from .judge_recommended import mean, sampler_of
+from .judge_recommended import sampler_of
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
-from .problems.problems import error
 
 RIVALS = ("dpmpp_2m", "uni_pc", "uni_pc_bh2", "res_multistep", "ipndm")
 SCHEDULERS = ("simple", "sgm_uniform", "normal", "beta", "karras")
@@ -50,7 +50,7 @@ def ratios(
                 continue
             sampler = made_by(problem, process)
             images, _ = references.result(problem, process, sampler, sigmas, problem.noise())
-            value = float(error(images, problem.solution(process)).exp())
+            value = distance(images, problem.solution(process))
             cells = found[str(n)]
             best = min(
                 cells[f"{one} {scheduler}"] for one in RIVALS if f"{one} {scheduler}" in cells
@@ -80,9 +80,9 @@ def main() -> None:
     for group, pairs in groups.items():
         best, euler = zip(*pairs, strict=True)
         print(
-            f"{group:28s} {mean(best):5.2f} {max(best):6.2f} "
+            f"{group:28s} {geometric_mean(best):5.2f} {max(best):6.2f} "
             f"{sum(value > 1.1 for value in best) / len(best):4.0%}   "
-            f"{mean(euler):5.2f} {max(euler):6.2f}"
+            f"{geometric_mean(euler):5.2f} {max(euler):6.2f}"
         )
 
 

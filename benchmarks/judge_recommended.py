@@ -10,20 +10,19 @@ by family. All run through ComfyUI's KSAMPLER, on Stable Diffusion's schedule at
 from __future__ import annotations
 
 import argparse
-import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
+from ..lab.metrics import distance, geometric_mean
 from ..samplers.sample import sample
 from ..samplers.solvers.recommended import Recommended
 from ..samplers.solvers.recommended_lists import recommended_sigmas
 from ..samplers.solvers.rows import LARGEST
 from . import references
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
-from .problems.problems import error
 
 
 def sampler_of(problem: Problem, process: Process) -> Callable[..., torch.Tensor]:
@@ -53,11 +52,7 @@ def ours(problem: Problem, process: Process, calls: int) -> float:
         problem.noise(),
     )
     assert made == calls
-    return float(error(images, problem.solution(process)).exp())
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
+    return distance(images, problem.solution(process))
 
 
 def main() -> None:
@@ -91,13 +86,13 @@ def main() -> None:
     print("\nmean and worst over the best peer's, mean over the usual's, by calls and over all")
     for group, cells in sorted(groups.items()):
         text = [
-            f"{mean([a for a, _ in cells[n]]):4.2f} {max(a for a, _ in cells[n]):5.2f}"
+            f"{geometric_mean([a for a, _ in cells[n]]):4.2f} {max(a for a, _ in cells[n]):5.2f}"
             for n in calls
         ]
         both = [pair for n in calls for pair in cells[n]]
         text.append(
-            f"| {mean([a for a, _ in both]):4.2f} {max(a for a, _ in both):5.2f}, "
-            f"usual {mean([b for _, b in both]):4.2f}"
+            f"| {geometric_mean([a for a, _ in both]):4.2f} {max(a for a, _ in both):5.2f}, "
+            f"usual {geometric_mean([b for _, b in both]):4.2f}"
         )
         print(f"{group:24s} " + "  ".join(text))
 

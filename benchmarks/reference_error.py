@@ -12,11 +12,12 @@ from functools import partial
 
 import torch
 
+from ..lab.metrics import distance
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import flow_first, log_snr
 from ..samplers.solvers.multistep import Multistep
-from .problems import PROCESSES, Problem, Process
-from .problems.problems import error, fields
+from .problems import PROCESSES, Process
+from .problems.problems import fields
 from .references import host_sigmas, result
 
 CALLS = (60, 80, 100, 200, 400)
@@ -37,26 +38,22 @@ def sigmas(process: Process, calls: int) -> torch.Tensor:
     return torch.tensor([*above_zero, 0.0], dtype=torch.float64)
 
 
-def distance(problem: Problem, process: Process, images: torch.Tensor) -> float:
-    return float(error(images, problem.solution(process)).exp())
-
-
 def main() -> None:
     torch.set_num_threads(1)
     for name, problems in MODELS.items():
         process = PROCESSES[name]
         reference = partial(sample, REFERENCE, schedule=process.schedule)
         for problem in problems:
-            noise = problem.noise()
+            noise, solution = problem.noise(), problem.solution(process)
             cells = []
             for calls in CALLS:
                 images, made = result(problem, process, reference, sigmas(process, calls), noise)
                 assert made == calls
-                cells.append(f"{calls} {distance(problem, process, images):.5f}")
+                cells.append(f"{calls} {distance(images, solution):.5f}")
             usual, _ = result(
                 problem, process, "euler", host_sigmas(process, "euler", "simple", 20), noise
             )
-            last = f"euler simple 20 {distance(problem, process, usual):.4f}"
+            last = f"euler simple 20 {distance(usual, solution):.4f}"
             print(f"{name} {problem.name}: {', '.join(cells)}; {last}", flush=True)
 
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..lab.metrics import distance
 from .comfyui_import import host
 from .problems import JUDGE, PROCESSES, TUNE, Problem, Process
 from .problems.pictures import CACHE
-from .problems.problems import error
 
 SAMPLERS = (
     "euler",
@@ -156,7 +156,7 @@ def _error(
         images, made = result(problem, process, sampler, sigmas, problem.noise())
     except Exception:  # of any type: it is another program's code
         return None
-    value = float(error(images, problem.solution(process)).exp())
+    value = distance(images, problem.solution(process))
     return value if made <= most and math.isfinite(value) else None
 
 

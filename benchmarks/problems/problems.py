@@ -112,12 +112,6 @@ class Problem:
         return f"{self.name} {self.seed} {self.images}"
 
 
-def error(images: torch.Tensor, solution: torch.Tensor) -> torch.Tensor:
-    """Log of the geometric mean over images of the root mean square distance."""
-    distance = (images - solution).square().mean(1).sqrt()
-    return distance.clamp_min(1e-12).log().mean()
-
-
 BOUNDED, FLOWS = ("sd", "zero-snr", "edm"), ("flow1", "flow3", "flow6", "flow12")
 
 

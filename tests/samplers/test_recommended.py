@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dpm_solver_nodes.benchmarks.problems import PROCESSES, Problem
-from dpm_solver_nodes.benchmarks.problems.problems import digits, error, fields
+from dpm_solver_nodes.benchmarks.problems.problems import digits, fields
+from dpm_solver_nodes.lab.metrics import distance
 from dpm_solver_nodes.samplers import (
     NoiseSchedule,
     RectifiedFlow,
@@ -266,17 +267,17 @@ def test_more_calls_come_closer(problem: Problem, name: str) -> None:
         alpha = process.alpha(float(sigma[0]))
         return problem.model(x / alpha, float(sigma[0]) / alpha)
 
-    def distance(calls: int) -> float:
+    def off(calls: int) -> float:
         ends = process.sigma_max, process.sigma_min
         sigmas = recommended_sigmas(schedule, *ends, calls, problem.positions)
         options = Recommended(positions=problem.positions)
         images = sample(options, model, start * top, sigmas, disable=True, schedule=schedule)
-        return float(error(images, solution).exp())
+        return distance(images, solution)
 
     floor = FLOORS.get((problem.family, name), 2e-3)
-    distances = [distance(calls) for calls in (3, 5, 8, 10, 12, 20, 30)]
+    distances = [off(calls) for calls in (3, 5, 8, 10, 12, 20, 30)]
     for sooner, later in itertools.pairwise(distances):
         assert later < max(1.1 * sooner, floor), distances
     assert distances[-1] < 0.02 * distances[0], distances
     for calls in (18, 21, 23, 26, 28, 45):
-        assert distance(calls) < max(1.6 * distances[-2], floor), (calls, distances)
+        assert off(calls) < max(1.6 * distances[-2], floor), (calls, distances)

@@ -84,7 +84,7 @@ def test_image_to_image_and_inpainting(webui: WebUI, name: str) -> None:
     last = webui.last()
     assert last["shown"] == 7  # int(0.6 * 10) + 1, as with the host's own
     assert name == ADAPTIVE or len(last["calls"]) == 7
-    assert furthest(changed.images[0], image) > 2 * SAME
+    assert furthest(changed.images[0], image) > 10
     if name == RECOMMENDED:  # it adds as much noise as other schedulers do
         webui.img2img(image, **settings, scheduler=SCHEDULERS[1])
         assert last["calls"][0] == pytest.approx(webui.last()["calls"][0], rel=0.2)
@@ -92,7 +92,7 @@ def test_image_to_image_and_inpainting(webui: WebUI, name: str) -> None:
     mask[16:48, 16:48] = 255
     painted = webui.img2img(image, mask=encoded(mask), mask_blur=0, inpainting_fill=1, **settings)
     assert furthest(painted.images[0][:12], image[:12]) <= SAME
-    assert furthest(painted.images[0][20:44, 20:44], image[20:44, 20:44]) > 2 * SAME
+    assert furthest(painted.images[0][20:44, 20:44], image[20:44, 20:44]) > 10
     assert len(webui.last()["calls"]) < 100
 
 
@@ -188,7 +188,8 @@ def test_pasting_the_text_brings_the_image_back(webui: WebUI, name: str) -> None
     assert furthest(made.images[0], pasted.images[0]) == 0
     again = webui.txt2img(sampler_name=name, steps=7, **scheduler)
     assert (made.text != again.text) == bool(settings)
-    if "dpm_solver_grouping" not in settings:  # which may change less than a level of 8 bits
+    # On AUTOMATIC1111's small network another grouping changes less than a level of 8 bits.
+    if "dpm_solver_grouping" not in settings or not PROGRAM.name.startswith("AUTOMATIC1111"):
         assert (furthest(made.images[0], again.images[0]) > 0) == bool(settings)
 
 
