@@ -168,18 +168,12 @@ def test_progress_and_previews(host: Server, monkeypatch: pytest.MonkeyPatch) ->
 def test_interruption(host: Server) -> None:
     """In the second half; it ends within one more model call, and the next run is none the worse."""
     graph = two(menu("dpm_solver++_2m"), scheduled("karras", 8), 4.0, "step")
-    graph["low"] = node("DPMSolverTest_Slow", model=["slow", 0], seconds=0.3)
-    graph["slow"] = node("DPMSolverTest_Count", model=["other", 0], key="slow")
-    graph, _ = watched(graph)
-    when: list[int] = []
-
-    def stop(kind: str, data: Any) -> None:
-        if kind == "progress" and counts(host).get("slow", 0) > 1 and not when:
-            when.append(counts(host)["slow"])
-            host.interrupt()
-
-    assert events(host, graph, stop)[-1][0] == "execution_interrupted"
-    assert counts(host)["slow"] <= when[0] + 1 < 4
+    graph["low"] = node("DPMSolverTest_Interrupt", model=["counted", 0], call=2)
+    graph["counted"] = node("DPMSolverTest_Count", model=["other", 0], key="until")
+    graph, name = watched(graph)
+    assert events(host, graph)[-1][0] == "execution_interrupted"
+    assert counts(host)[name] == 4
+    assert 2 <= counts(host)["until"] <= 3
     again = sample(host, two(menu("dpm_solver++_2m"), scheduled("karras", 8), 4.0, "step"))
     assert torch.isfinite(again.latent).all()
 

@@ -1,4 +1,4 @@
-"""Nodes for the demonstration and the tests: they count, slow down, alter or break the model's
+"""Nodes for the demonstration and the tests: they count, alter, break or interrupt the model's
 predictions.
 
 One prediction is one call of the guider, whatever the host makes of it (conditional and
@@ -8,7 +8,6 @@ unconditional together).
 from __future__ import annotations
 
 import inspect
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,8 @@ import torch
 from aiohttp import web
 from comfy.patcher_extension import WrappersMP
 from server import PromptServer
+
+import nodes
 
 Predict = Callable[[], torch.Tensor]
 COUNTS: Counter[str] = Counter()
@@ -42,14 +43,14 @@ async def _reset(_request: web.Request) -> web.Response:
 @PromptServer.instance.routes.post("/dpm_solver_test/validate")
 async def _validate(request: web.Request) -> web.Response:
     """What the host says of a graph before it would run it: one error, and those of each node."""
-    _, error, _, nodes = await execution.validate_prompt("validated", await request.json(), None)
+    _, error, _, failing = await execution.validate_prompt("validated", await request.json(), None)
     errors = {
         name: [
             {"type": one["type"], "input": one.get("extra_info", {}).get("input_name", "")}
             | {"details": one["details"][:200]}
             for one in node["errors"]
         ]
-        for name, node in nodes.items()
+        for name, node in failing.items()
     }
     return web.json_response({"error": error and error["type"], "nodes": errors})
 
@@ -89,12 +90,24 @@ class Count(_AroundPrediction):
         return predict()
 
 
-class Slow(_AroundPrediction):
-    INPUTS = {"seconds": ("FLOAT", {"default": 0.5, "min": 0.0, "max": 60.0, "step": 0.01})}
+class Interrupt(_AroundPrediction):
+    """Interrupts as the page's button does, after prediction number `call` (counted from 1).
 
-    def around(self, predict: Predict, seconds: float) -> torch.Tensor:
-        time.sleep(seconds)
-        return predict()
+    A button that is pressed from outside comes at another call on a slow machine.
+    """
+
+    INPUTS = {"call": ("INT", {"default": 1, "min": 1, "max": 100000})}
+
+    def patch(self, model: Any, **inputs: Any) -> tuple[Any]:
+        self.calls = 0
+        return super().patch(model, **inputs)
+
+    def around(self, predict: Predict, call: int) -> torch.Tensor:
+        self.calls += 1
+        denoised = predict()
+        if self.calls == call:
+            nodes.interrupt_processing()
+        return denoised
 
 
 class NaN(_AroundPrediction):
@@ -397,7 +410,7 @@ class List:
 NODE_CLASS_MAPPINGS = {
     f"DPMSolverTest_{node.__name__}": node
     for node in (
-        *(Count, Slow, NaN, Nudge, Switch, Guidance, MoveSigmas, Override),
+        *(Count, Interrupt, NaN, Nudge, Switch, Guidance, MoveSigmas, Override),
         *(Control, Mask, SaveLatent, List),
     )
 }
