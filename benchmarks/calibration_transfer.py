@@ -28,7 +28,6 @@ from ..samplers.solvers.fitted import Calibration
 from ..samplers.solvers.multistep import Multistep
 from ..samplers.solvers.recommended import Recommended
 from ..samplers.solvers.recommended_lists import later_sigmas, recommended_sigmas
-from ..samplers.solvers.rows import kind_of
 from .problems import JUDGE, PROCESSES, Problem, Process
 from .problems.images import model_of, shape_of
 
@@ -122,10 +121,9 @@ def results(
             clean = converged(process, model, x, process.sigma_max)
             x = schedule.alpha(own[0]) * clean + own[0] * other
         start, left = own[0], len(own) - 1
-        kind = kind_of(schedule, process.sigma_max)
         lists = {
             "calibrated": own,
-            "recommended": later_sigmas(schedule, start, low, left, problem.positions, kind)
+            "recommended": later_sigmas(schedule, start, low, left, problem.positions)
             if case.late
             else recommended_sigmas(schedule, start, low, left, problem.positions),
             "DPM++ 2M Karras": karras(process, start, left),

@@ -31,7 +31,7 @@ import torch
 from scipy.optimize import minimize
 
 from ..samplers.solvers.any_list import WIDE
-from ..samplers.solvers.recommended import FIRST_STEP
+from ..samplers.solvers.row_weights import FIRST_STEP
 from ..samplers.solvers.rows import SIZES, share_of
 from .problems import CHECK, PROCESSES, TUNE, Problem, Process
 from .problems.fields import Pullback
@@ -235,11 +235,15 @@ def multistep_2m(first: float, calls: int) -> Solver:
 
 def stretched(solver: Solver, calls: int) -> Solver:
     """A solver of another number of calls, each step at the place that it has in the run."""
-    old = np.linspace(0.0, 1.0, solver.calls - 1)
-    new = np.linspace(0.0, 1.0, calls - 1)
+
+    def spread(values: np.ndarray, count: int) -> np.ndarray:
+        new, old = np.linspace(0.0, 1.0, count), np.linspace(0.0, 1.0, len(values))
+        return np.interp(new, old, values)
+
+    fixed = int(solver.pure)
     levels, gains = solver.levels.numpy(), solver.gains.numpy()
-    levels = np.concatenate([levels[:1], np.interp(new, old, levels[1:])])
-    between = np.stack([np.interp(new, old, gains[1:, j]) for j in range(2)], 1)
+    levels = np.concatenate([levels[:fixed], spread(levels[fixed:], calls - fixed)])
+    between = np.stack([spread(gains[1:, j], calls - 1) for j in range(2)], 1)
     gains = np.concatenate([np.zeros((1, 2)), between])
     gains[:2, 1] = 0.0
     return Solver(torch.tensor(levels), torch.tensor(gains), solver.pure)
@@ -349,6 +353,16 @@ def read(kind: str) -> dict[int, Pair]:
 def write(kind: str, rows: dict[int, Pair]) -> None:
     data = json.loads(DATA.read_text()) if DATA.exists() else {}
 
+    data[kind] = {str(calls): written(rows[calls]) for calls in sorted(rows)}
+    text = json.dumps(data)
+    for mark in (*KINDS, *SIZES, "s", "slope", "curvature"):
+        text = text.replace(f'"{mark}"', f'\n"{mark}"')
+    DATA.write_text(text + "\n")
+
+
+def written(pair: Pair) -> dict[str, dict[str, list[float]]]:
+    """A pair of solvers as the sampler's data has them."""
+
     def short(values: torch.Tensor) -> list[float]:
         return [float(f"{value:.{DIGITS}g}") for value in values.tolist()]
 
@@ -359,13 +373,7 @@ def write(kind: str, rows: dict[int, Pair]) -> None:
             "curvature": short(solver.gains[:, 1]),
         }
 
-    data[kind] = {
-        str(calls): dict(zip(SIZES, map(row, rows[calls]), strict=True)) for calls in sorted(rows)
-    }
-    text = json.dumps(data)
-    for mark in (*KINDS, *SIZES, "s", "slope", "curvature"):
-        text = text.replace(f'"{mark}"', f'\n"{mark}"')
-    DATA.write_text(text + "\n")
+    return dict(zip(SIZES, map(row, pair), strict=True))
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ from ..samplers.plan import Plan
 from ..samplers.schedules.networks import TrainingSchedule
 from ..samplers.solvers.fitted import Calibrated
 from ..samplers.solvers.recommended import Recommended
+from .callers import callers_variables
 from .model import OFFERED_SPACINGS, RECOMMENDED, HostModel, Times
 
 PREDICTION_TYPES = {
@@ -147,6 +148,7 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
     _step_index: int | None
     _begin_index: int | None
     _stepper: Stepper | None
+    _own_model: DiffusersModel | None  # of a run on the recommended list
 
     _compatibles = [one.name for one in KarrasDiffusionSchedulers]
     order = 1
@@ -245,7 +247,16 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
         self._shift = shift
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say at which step the run starts: image to image starts on a later one."""
+        """Say at which step the run starts: image to image starts on a later one.
+
+        For a pipeline's `strength` the recommended list then becomes one for that start. It is put in
+        the same tensor, as the pipeline already holds its part of `timesteps`.
+        """
+        model, held = self._own_model, self.timesteps
+        if model is not None and 0 < begin_index < len(held) and _by_strength():
+            listed = model.asked_for(RECOMMENDED, len(held), len(held) - begin_index)
+            self._adopt(model, listed, held.device)
+            self._own_model, self.timesteps = model, held.copy_(self.timesteps)
         self._begin_index = begin_index
 
     def set_timesteps(
@@ -279,10 +290,11 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
         if count is None or count < 1:
             raise ValueError(f"num_inference_steps must be at least 1, not {quoted(count)}.")
         chosen = own and not (self.flow and timesteps is None and _even(own[0]))
-        listed = None if chosen else self._own_list(model, count)
-        if listed is None:
-            listed = self._config_list(count, sigmas, timesteps, mu)
+        own_list = None if chosen else self._own_list(model, count)
+        listed = own_list or self._config_list(count, sigmas, timesteps, mu)
         self._adopt(model, listed, device)
+        if own_list and self._spacing == RECOMMENDED:
+            self._own_model = model
         called = self._plan(0).sigmas
         if any(abs(a - b) > SAME_SIGMA * b for a, b in zip(called, self._sigmas, strict=False)):
             raise ValueError(
@@ -385,10 +397,14 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
                     "sampler."
                 )
             return list(calibration.sigmas)
-        spacing = self.config.spacing
-        if spacing == AUTO:
-            spacing = RECOMMENDED if isinstance(self._options, Recommended) else CONFIG
-        return None if spacing == CONFIG else model.sigmas(spacing, count)
+        return None if self._spacing == CONFIG else model.sigmas(self._spacing, count)
+
+    @property
+    def _spacing(self) -> str:
+        """One of SPACINGS but AUTO."""
+        if self.config.spacing != AUTO:
+            return str(self.config.spacing)
+        return RECOMMENDED if isinstance(self._options, Recommended) else CONFIG
 
     def _config_list(
         self,
@@ -436,7 +452,7 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = labels.to(device, torch.float32)
         self.sigmas = levels.float()
         self.num_inference_steps = len(labels)
-        self._step_index = self._begin_index = self._stepper = None
+        self._step_index = self._begin_index = self._stepper = self._own_model = None
 
     def _plan(self, first: int) -> Plan:
         """The plan of a run that starts at this step."""
@@ -519,6 +535,16 @@ def _options(sampler: str, settings: Mapping[str, Any]) -> Options:
         raise ValueError(
             f"settings of {sampler} are {quoted(dict(settings))}: it has only {', '.join(own)}."
         ) from None
+
+
+def _by_strength() -> bool:
+    """Whether a pipeline that calls starts late by its `strength`.
+
+    With `denoising_start` SDXL's refiner goes on where another run stopped, on the same list.
+    """
+    if callers_variables("strength") is None:
+        return False
+    return (callers_variables("strength", "denoising_start") or (None, None))[1] is None
 
 
 def _even(sigmas: Sequence[float]) -> bool:

@@ -27,7 +27,7 @@ from ..samplers.schedules.sigma_lists import (
 from ..samplers.solvers.recommended import Recommended
 from ..samplers.solvers.recommended_lists import later_sigmas, recommended_sigmas
 from ..samplers.solvers.recommended_parts import part_of
-from ..samplers.solvers.rows import LARGEST, kind_of, positions_of, share_of
+from ..samplers.solvers.rows import LARGEST, positions_of, share_of
 
 MOST_STEPS = 1_000_000
 RECOMMENDED = "recommended"
@@ -190,9 +190,7 @@ class HostModel(ABC):
         return [*falling, self.sigma_min]
 
     def _later(self, start: float, calls: int, positions: int = LARGEST) -> list[float]:
-        kind = kind_of(self.schedule, self.sigma_max)
-        own = later_sigmas(self.schedule, start, self.sigma_min, calls, positions, kind)
-        return self._moved(own)
+        return self._moved(later_sigmas(self.schedule, start, self.sigma_min, calls, positions))
 
     def _moved(self, sigmas: list[float]) -> list[float]:
         """A list on whole times, unless two of its sigmas would become one."""

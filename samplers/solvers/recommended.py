@@ -4,9 +4,9 @@ It is a multistep solver that interpolates x0 in lambda_. Each step takes the ne
 with exact weights, and multiplies their slope and their curvature by a gain each. Gains of (1, 0) are
 second order, (1, 1/2) the published third order, (1, 1) true third order.
 
-`rows.py` has the gains, `recommended_lists.py` the lists of sigmas that they belong to, and
-`recommended_parts.py` finds them again in a list or a part of one. Any other list gets the weights of
-`any_list`.
+`rows.py` and `later_rows.py` have the gains, `recommended_lists.py` the lists of sigmas that they
+belong to. `recommended_parts.py` finds them again in a list or a part of one, and `response.py` suits
+them to where the sigmas are. Any other list gets the weights of `any_list`.
 """
 
 from __future__ import annotations
@@ -20,34 +20,29 @@ from ..grid import Grid
 from ..options import Options
 from ..plan import Plan, Step
 from ..schedules.process import RectifiedFlow
-from .any_list import WIDE, plan_list
+from .any_list import plan_list
 from .recommended_lists import log_s
-from .recommended_parts import part_of
+from .recommended_parts import Part, part_of
+from .response import adapted
+from .row_weights import counted_as, weights
 from .rows import LARGEST, Row, share_of
 
-FIRST_STEP = 1.0
-"""The length in log s that a row's first step from pure noise counts as, however long it is."""
 
+def plan_part(grid: Grid, part: Part) -> Plan:
+    """The plan on these sigmas, which are near those of a row, or of a part of it.
 
-def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
-    """The plan on these sigmas, which are a row's, or near them if the host rounded them.
-
-    Args:
-        first: the call of the row with which the run starts. Outputs from before it don't exist, so
-            they don't enter.
+    A part lacks the outputs from before it, so they don't enter.
     """
     levels = [log_s(level.sigma, level.alpha) for level in grid.levels]
-    if first == 0 and row.s[0] > WIDE and len(levels) > 1:
-        levels[0] = levels[1] + FIRST_STEP
+    row = suited(part, levels, grid)
+    if part.first == 0:
+        levels = counted_as(levels)
     steps = []
-    call = first
+    call = part.first
     for i, (start, end) in enumerate(pairwise(grid.levels)):
         call += grid.repeats[i]
         at = min(call + i, row.calls - 1)
         c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
-        if end.sigma == 0.0 and c:
-            share = to_zero(levels[i - 1] - levels[i]) / to_zero(math.log(row.s[-2] / row.s[-1]))
-            c = tuple(weight * share for weight in c)
         state = end.sigma / start.sigma
         total = end.alpha - start.alpha * state
         outputs = (total * (1.0 + sum(c)), *(-total * weight for weight in c))
@@ -55,39 +50,15 @@ def plan_row(grid: Grid, row: Row, first: int = 0) -> Plan:
     return grid.plan(steps)
 
 
-def to_zero(h: float) -> float:
-    """The weight of the last output but one in the last step, after a step of length h.
-
-    It is exact for outputs that change with the square of s, as they do near s = 0. Hosts move the
-    last sigmas to whole times, so a row's weights are scaled by it.
-    """
-    return 1.0 / math.expm1(2.0 * h)
-
-
-def weights(levels: Sequence[float], slope: float, curvature: float) -> tuple[float, ...]:
-    """The weights c_j of the outputs D_j before the newest one, D, in D + sum_j c_j (D - D_j).
-
-    Args:
-        levels: log s of the last calls, at most three, and of the end of the step, which may be
-            minus infinity.
-        slope, curvature: the gains.
-    """
-    *before, start, end = levels
-    if not before:
-        return ()
-    h, h1 = start - end, before[-1] - start
-    if math.isinf(h):  # a step to zero extrapolates the output by the length of the step before
-        of_slope, of_curvature = h1, 2.0 * h1 * h1
-    else:
-        full = h / -math.expm1(-h)
-        of_slope = full - 1.0
-        of_curvature = h * full - 2.0 * of_slope + h1 * of_slope
-    newer = slope * of_slope / h1
-    if len(before) == 1:
-        return (newer,)
-    h2 = before[-2] - before[-1]
-    of_curvature *= curvature
-    return newer + of_curvature / (h1 * h2), -of_curvature / ((h1 + h2) * h2)
+def suited(part: Part, levels: Sequence[float], grid: Grid) -> Row:
+    """The part's row with gains for these levels; the rest of its run is where the row has it."""
+    row = part.row
+    if any(grid.repeats):
+        return row
+    whole = [math.log(s) for s in row.s]
+    whole[part.first : part.first + grid.calls] = levels[: grid.calls]
+    low = grid.schedule.sigma_min or 0.0
+    return adapted(row, tuple(whole), log_s(low, grid.schedule.alpha(low)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +75,7 @@ class Recommended(Options):
         part = part_of(grid, share_of(self.positions))
         if part is None:
             return plan_list(grid)
-        return plan_row(grid, part.row, part.first)
+        return plan_part(grid, part)
 
     def describe(self, grid: Grid) -> str:
         """What it does on a list, in words, for the log."""

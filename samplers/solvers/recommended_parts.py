@@ -13,14 +13,12 @@ from typing import NamedTuple
 
 from ..grid import Grid
 from ..schedules.process import RectifiedFlow
-from .recommended_lists import later_row, levels_of, log_s
+from .later_rows import later_row
+from .recommended_lists import LONGEST, levels_of, log_s
 from .rows import KINDS, Row, row_of
 
-MOST_CALLS = 200
-"""The longest list in which a part is looked for, and the longest from a later start that is known."""
-
-AS_NEAR = 0.01
-"""The end of a whole list is one from a later start, too: it counts as the end if it is as near."""
+EXACTLY = 0.01
+"""What is nearer than this to the end of a whole list is one, and not a list from a later start."""
 
 SAME_PLACE = {"flow": 0.05, "diffusion": 0.35}
 """Process -> how far a sigma may be from its place on a list, in units of the shorter step beside it.
@@ -66,23 +64,16 @@ def part_of(grid: Grid, share: float = 1.0) -> Part | None:
         for kind in KINDS
         for size in sizes
         for top in (math.inf, levels[0])  # a part may be of a list that starts higher
-        for calls in range(len(levels), MOST_CALLS + 1)
+        for calls in range(len(levels), LONGEST + 1)
         if (place := _place(levels, levels_of(kind, calls, size, top, low), nearest)) is not None
     ]
     distance, first, kind, calls = min(parts, default=(math.inf, 0, "", 0))
     if first == 0 and calls == len(levels):
         return Part(row_of(kind, calls, share), 0, True)
-    if 1 < len(levels) <= MOST_CALLS and grid.sigmas[-1] == 0.0:
+    if distance > EXACTLY and 1 < len(levels) <= LONGEST and grid.sigmas[-1] == 0.0:
         ends = levels[0], low
-        later = [
-            (place[0], other)
-            for other in KINDS
-            for size in sizes
-            if (place := _place(levels, _later_levels(other, len(levels), size, *ends), nearest))
-        ]
-        nearer, other = min(later, default=(math.inf, ""))
-        if nearer < distance - AS_NEAR:
-            return Part(later_row(other, len(levels), share, *ends), 0, True, True)
+        if any(_place(levels, _later_levels(len(levels), size, *ends), nearest) for size in sizes):
+            return Part(later_row(len(levels), share, *ends), 0, True, True)
     return Part(row_of(kind, calls, share), first, False) if parts else None
 
 
@@ -108,5 +99,5 @@ def _place(
     return worst, first
 
 
-def _later_levels(kind: str, calls: int, share: float, start: float, low: float) -> list[float]:
-    return [math.log(s) for s in later_row(kind, calls, share, start, low).s]
+def _later_levels(calls: int, share: float, start: float, low: float) -> list[float]:
+    return [math.log(s) for s in later_row(calls, share, start, low).s]

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -30,7 +30,10 @@ sigma_min is as high as Stable Diffusion's, a flow's is lower."""
 FARTHEST = 1e4
 """Stands for the s of a flow's sigma = 1, which is infinite."""
 
-KINDS = ("flow", "diffusion", "edm", "zero-snr")
+LOWS = {"flow": 0.003, "diffusion": 0.0292, "edm": 0.002, "zero-snr": 0.0292}
+"""Kind of model -> the smallest s of those that its rows were fitted on."""
+
+KINDS = tuple(LOWS)
 
 SIZES = "small", "large"
 SMALLEST, LARGEST = 8 * 8, 64 * 64
@@ -43,6 +46,10 @@ fitted on exact models alone, whose fine detail is decided at once; trained netw
 low noise. By the rest of that way exact models gain little, and networks lose much."""
 
 
+NEAR_TOP = 2.5
+"""In log s. For models whose largest sigma lies below the second of their row."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A solver for one number of calls.
@@ -50,11 +57,16 @@ class Row:
     Attributes:
         s: sigma / alpha of each call, falling; the first is the model's own.
         slope, curvature: the gains of the step after each call; 0 if there are too few outputs yet.
+        low: the smallest s of the models that it was fitted on.
+        made_of: if it is a mean of other rows, these, each with its share; they need not have as many
+            calls.
     """
 
     s: tuple[float, ...]
     slope: tuple[float, ...]
     curvature: tuple[float, ...]
+    low: float = 0.0
+    made_of: tuple[tuple[float, Row], ...] = ()
 
     @property
     def calls(self) -> int:
@@ -65,10 +77,12 @@ class Row:
 def rows(kind: str, size: str) -> dict[int, Row]:
     """One of KINDS and one of SIZES -> calls -> row."""
     data = json.loads(DATA.read_text(encoding="utf-8"))[kind]
-    return {
-        int(calls): Row(*(tuple(two[size][name]) for name in ("s", "slope", "curvature")))
-        for calls, two in data.items()
-    }
+    return {int(calls): read_row(two[size], LOWS[kind]) for calls, two in data.items()}
+
+
+def read_row(data: Mapping[str, Sequence[float]], low: float) -> Row:
+    s, slope, curvature = (tuple(data[name]) for name in ("s", "slope", "curvature"))
+    return Row(s, slope, curvature, low)
 
 
 def positions_of(shape: Sequence[int]) -> int:
@@ -95,18 +109,36 @@ def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
 @cache
 def row_of(kind: str, calls: int, share: float = 1.0) -> Row:
     """The row for a number of calls and a size of the image: see `share_of`."""
-    small, large = (_row(kind, calls, size) for size in SIZES)
-    return mixed(small, large, CAUTION * share) if share else small
+    return mean_of_neighbours(_of_share(kind, share), calls, 1)
 
 
-def _row(kind: str, calls: int, size: str) -> Row:
-    known = rows(kind, size)
+@cache
+def _of_share(kind: str, share: float) -> dict[int, Row]:
+    small, large = (rows(kind, size) for size in SIZES)
+    return of_share(small, large, share)
+
+
+def of_share(small: Mapping[int, Row], large: Mapping[int, Row], share: float) -> dict[int, Row]:
+    """Calls -> row for images of this share. The two sizes were fitted with their means in view."""
+    return {
+        calls: replace(mixed(row, large[calls], CAUTION * share), made_of=())
+        for calls, row in small.items()
+    }
+
+
+def mean_of_neighbours(known: Mapping[int, Row], calls: int, fixed: int) -> Row:
+    """The row for a number of calls, or else a mean of those with the next fewer and more calls.
+
+    Args:
+        fixed: see `stretched`.
+    """
     if calls in known:
         return known[calls]
     below = max((n for n in known if n < calls), default=min(known))
     above = min((n for n in known if n > calls), default=max(known))
     between = (math.log(calls / below) / math.log(above / below)) if below < above else 0.0
-    return mixed(stretched(known[below], calls), stretched(known[above], calls), between)
+    few, many = (stretched(known[n], calls, fixed) for n in (below, above))
+    return mixed(few, many, between)
 
 
 def mixed(a: Row, b: Row, share: float) -> Row:
@@ -116,25 +148,32 @@ def mixed(a: Row, b: Row, share: float) -> Row:
         return tuple(v + share * (w - v) for v, w in zip(x, y, strict=True))
 
     levels = mean(tuple(map(math.log, a.s)), tuple(map(math.log, b.s)))
-    return Row(tuple(map(math.exp, levels)), mean(a.slope, b.slope), mean(a.curvature, b.curvature))
+    gains = mean(a.slope, b.slope), mean(a.curvature, b.curvature)
+    return Row(tuple(map(math.exp, levels)), *gains, a.low, ((1.0 - share, a), (share, b)))
 
 
-def stretched(row: Row, calls: int) -> Row:
-    """A row stretched to another number of calls: each step is read at its place in the run."""
+def stretched(row: Row, calls: int, fixed: int) -> Row:
+    """A row stretched to another number of calls: each step is read at its place in the run.
+
+    Args:
+        fixed: of the first sigmas, that stay where they are: 1 in a whole run, whose first step may
+            start from nothing but noise, otherwise 0.
+    """
     if calls < 2:
-        return Row(row.s[:calls], row.slope[:calls], row.curvature[:calls])
-
-    places = [i * (row.calls - 2) / max(calls - 2, 1) for i in range(calls - 1)]
-
-    def between(values: Sequence[float]) -> list[float]:
-        return [interpolated(values, place) for place in places]
-
-    levels = between([math.log(s) for s in row.s[1:]])
+        return Row(row.s[:calls], row.slope[:calls], row.curvature[:calls], row.low)
+    levels = _spread([math.log(s) for s in row.s[fixed:]], calls - fixed)
     return Row(
-        (row.s[0], *map(math.exp, levels)),
-        (0.0, *between(row.slope[1:])),
-        (0.0, 0.0, *between(row.curvature[1:])[1:]),
+        (*row.s[:fixed], *map(math.exp, levels)),
+        (0.0, *_spread(row.slope[1:], calls - 1)),
+        (0.0, 0.0, *_spread(row.curvature[1:], calls - 1)[1:]),
+        row.low,
+        ((1.0, row),),
     )
+
+
+def _spread(values: Sequence[float], count: int) -> list[float]:
+    """So many values, evenly spread between the first and the last of the given ones."""
+    return [interpolated(values, i * (len(values) - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def interpolated(values: Sequence[float], place: float) -> float:
@@ -143,3 +182,24 @@ def interpolated(values: Sequence[float], place: float) -> float:
         return values[0]
     low = min(int(place), len(values) - 2)
     return values[low] + (place - low) * (values[low + 1] - values[low])
+
+
+def within(levels: Sequence[float], top: float, low: float) -> list[float]:
+    """Levels of log s, compressed to lie between two ends if they would pass one.
+
+    At the low end all are compressed; at the top only those within NEAR_TOP of it, since the others
+    lie where the image is decided.
+    """
+    if not levels:
+        return []
+    levels = list(levels)
+    if levels[-1] < low < levels[0]:
+        scale = (levels[0] - low) / (levels[0] - levels[-1])
+        levels = [levels[0] + scale * (level - levels[0]) for level in levels]
+    if levels[0] >= top:
+        pivot = max(top - NEAR_TOP, levels[-1])
+        count = sum(level > pivot for level in levels)
+        highest = top - (top - pivot) / (count + 1)  # the first step is as long as those after it
+        scale = (highest - pivot) / (levels[0] - pivot or 1.0)
+        levels = [pivot + scale * (level - pivot) if level > pivot else level for level in levels]
+    return levels

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -22,8 +23,10 @@ from dpm_solver_nodes.samplers import (
     NetworkDenoiser,
 )
 from dpm_solver_nodes.samplers.catalog import CATALOG, entry
+from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.plan import Weights
 from dpm_solver_nodes.samplers.sample import sample
+from dpm_solver_nodes.samplers.solvers.recommended_parts import part_of
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 FLOW = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
@@ -179,6 +182,46 @@ def test_a_run_may_start_late_as_image_to_image_does(sampler: str, kind: str) ->
         z = one.add_noise(image, noise(), one.timesteps[first : first + 1])
         result = by_the_scheduler(one, kind, z, first, begin)
         assert close(result, by_the_sampler(kind, sampler, z, one.sigmas[first:]))
+
+
+PIPELINES = {
+    "epsilon": diffusers.StableDiffusionImg2ImgPipeline,
+    "v_prediction": diffusers.StableDiffusionXLImg2ImgPipeline,
+    "flow_prediction": diffusers.FluxImg2ImgPipeline,
+}
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.5, 0.75])
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_a_pipelines_strength_brings_a_list_for_its_start(kind: str, strength: float) -> None:
+    """By the pipeline's own choice of times: it starts with that part of the model's time left."""
+    one = scheduler(kind, "dpm_solver++_recommended")
+    one.set_timesteps(20)
+    pipeline = SimpleNamespace(scheduler=one)
+    times, kept = PIPELINES[kind].get_timesteps(pipeline, 20, strength, device=None)
+    assert len(times) == kept == round(20 * strength) and len(one.timesteps) == 20
+    shifted = 3.0 * strength / (1.0 + 2.0 * strength)
+    left = 1000.0 * shifted if kind == "flow_prediction" else 1000.0 * strength - 1.0
+    assert float(times[0]) == pytest.approx(left)
+    z = one.add_noise(0.3 * noise().roll(1, -1), noise(), times[:1])
+    result = z
+    for t in times:
+        result = one.step(predict(kind, result, t), t, result, return_dict=False)[0]
+    sigmas = one.sigmas[-kept - 1 :]
+    assert part_of(Grid.of(sigmas.double(), one._schedule)).later
+    assert close(result, by_the_sampler(kind, "dpm_solver++_recommended", z, sigmas))
+
+
+def test_a_refiner_goes_on_where_the_base_model_stopped() -> None:
+    """SDXL's denoising_start is no strength: the list stays that of the whole run."""
+    one = scheduler("epsilon", "dpm_solver++_recommended")
+    one.set_timesteps(20)
+    whole = one.timesteps.clone()
+    pipeline = SimpleNamespace(scheduler=one)
+    times, _ = diffusers.StableDiffusionXLImg2ImgPipeline.get_timesteps(
+        pipeline, 20, 0.3, device=None, denoising_start=float(999 - whole[12]) / 1000.0
+    )
+    assert torch.equal(one.timesteps, whole) and torch.equal(times, whole[12:])
 
 
 def test_2m_as_published_is_diffusers_own() -> None:
