@@ -7,9 +7,9 @@ its lists, which no user can know beforehand, over that of the best sampler x sc
 A table shows the geometric means over the problems, closest first. Its rows for ComfyUI's nodes (Align
 Your Steps, GITS, OptimalSteps) hold the best of ComfyUI's samplers on their list.
 
-All run from the same noise, each through its own program's code. Stochastic, adaptive and CFG++
-solvers solve no ODE in fixed steps, and are left out. A calibration takes minutes for each problem:
-see `calibration_transfer.py`.
+All run from the same noise, each through its own program's code. Adaptive and CFG++ solvers solve no
+ODE in fixed steps, and stochastic ones without a form that adds no noise solve none: they are left out.
+A calibration takes minutes for each problem: see `calibration_transfer.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -33,6 +34,12 @@ from .judge_recommended import ours
 from .problems import JUDGE, PROCESSES, Problem, Process
 
 OURS = [entry for entry in CATALOG if not (entry.stochastic or entry.cfg_pp or entry.adaptive)]
+WITHOUT_NOISE: dict[str, dict[str, Callable[[Any], Any]]] = {
+    "sa_solver": {"tau_func": lambda _sigma: 0.0},
+    "er_sde": {"noise_scaler": lambda s: s},
+}
+"""ComfyUI's stochastic samplers that have a form without noise, which solves the ODE."""
+
 DIFFUSERS = ("sd", "flow1", "flow3", "flow6", "flow12")
 """Processes that diffusers' samplers run on."""
 
@@ -93,6 +100,12 @@ def errors(problem: Problem, process: Process, calls: int) -> dict[str, float]:
     for cell, value in references.errors(problem, process, [calls])[str(calls)].items():
         name = f"ComfyUI {cell.split()[0]}"
         found[name] = min(found[name], value)
+    for name, noiseless in WITHOUT_NOISE.items():
+        run = partial(getattr(host().samplers.k_diffusion_sampling, f"sample_{name}"), **noiseless)
+        for scheduler in host().samplers.SCHEDULER_NAMES:
+            sigmas = references.host_sigmas(process, name, scheduler, calls)
+            made = references.result(problem, process, run, sigmas, problem.noise())
+            keep(f"ComfyUI {name} without noise", *made)
     for name, sigmas in node_lists(process, calls):
         for sampler in references.SAMPLERS:
             made = references.result(problem, process, sampler, sigmas, problem.noise())
