@@ -7,9 +7,9 @@ its lists, which no user can know beforehand, over that of the best sampler x sc
 A table shows the geometric means over the problems, closest first. Its rows for ComfyUI's nodes (Align
 Your Steps, GITS, OptimalSteps) hold the best of ComfyUI's samplers on their list.
 
-All run from the same noise, each through its own program's code. Adaptive and CFG++ solvers solve no
-ODE in fixed steps, and stochastic ones without a form that adds no noise solve none: they are left out.
-A calibration takes minutes for each problem: see `calibration_transfer.py`.
+All run from the same noise, each through its own program's code. Left out are adaptive and CFG++
+solvers, which solve no ODE in fixed steps, and stochastic ones that have no form without noise. A
+calibration takes minutes for each problem: see `calibration_transfer.py`.
 """
 
 from __future__ import annotations
