@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from ..grid import Grid
@@ -26,6 +26,10 @@ from .recommended_parts import Part, part_of
 from .response import adapted
 from .row_weights import counted_as, weights
 from .rows import LARGEST, Row, share_of
+
+DECIDED = 7.0
+"""Below this s the coarse structure of an image is decided, and what is left of it much like a Gaussian.
+The two models of Wan 2.2 meet there, at a sigma of 0.875."""
 
 
 def plan_part(grid: Grid, part: Part) -> Plan:
@@ -51,14 +55,20 @@ def plan_part(grid: Grid, part: Part) -> Plan:
 
 
 def suited(part: Part, levels: Sequence[float], grid: Grid) -> Row:
-    """The part's row with gains for these levels; the rest of its run is where the row has it."""
-    row = part.row
+    """The part's row with gains for these levels."""
+    row, first = part.row, part.first
     if any(grid.repeats):
         return row
-    whole = [math.log(s) for s in row.s]
-    whole[part.first : part.first + grid.calls] = levels[: grid.calls]
     low = grid.schedule.sigma_min or 0.0
-    return adapted(row, tuple(whole), log_s(low, grid.schedule.alpha(low)))
+    low = log_s(low, grid.schedule.alpha(low))
+    own = tuple(levels[: grid.calls])
+    if first and first + grid.calls == row.calls and own[0] < math.log(DECIDED):
+        # The gains of its first steps are for outputs that don't exist here.
+        rest = adapted(row.end(first), own, low, exactly=True)
+        slope, curvature = row.slope[:first] + rest.slope, row.curvature[:first] + rest.curvature
+        return replace(row, slope=slope, curvature=curvature)
+    whole = tuple(map(math.log, row.s))  # the rest of the run is where the row has it
+    return adapted(row, whole[:first] + own + whole[first + grid.calls :], low)
 
 
 @dataclass(frozen=True, kw_only=True)

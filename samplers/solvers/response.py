@@ -35,17 +35,18 @@ ROUNDS = 3
 
 
 @lru_cache(256)
-def adapted(row: Row, levels: tuple[float, ...], low: float) -> Row:
+def adapted(row: Row, levels: tuple[float, ...], low: float, exactly: bool = False) -> Row:
     """The row with these levels of log s, and with gains that suit them.
 
     Args:
         low: log s of the model's sigma_min, or minus infinity if it is not known.
+        exactly: aim at the exact responses in place of the row's.
     """
     own = tuple(map(math.log, row.s))
-    if not row.made_of and np.allclose(levels, own, rtol=0.0, atol=SAME_LEVEL):
+    if not (exactly or row.made_of) and np.allclose(levels, own, rtol=0.0, atol=SAME_LEVEL):
         return row
     low = max(low, math.log(row.low))
-    wanted = _wanted(row)
+    wanted = np.ones_like(VARIANCES) if exactly else _wanted(row)
     begun = np.array([row.slope, row.curvature]).T
     gains = begun
     exact = _exact(levels[0], low)

@@ -72,6 +72,13 @@ class Row:
     def calls(self) -> int:
         return len(self.s)
 
+    def end(self, first: int) -> Row:
+        """The row from this call on, without the earlier outputs."""
+        slope, curvature = self.slope[first + 1 :], self.curvature[first + 2 :]
+        return Row(
+            self.s[first:], (0.0, *slope), (0.0, 0.0, *curvature)[: self.calls - first], self.low
+        )
+
 
 @cache
 def rows(kind: str, size: str) -> dict[int, Row]:
