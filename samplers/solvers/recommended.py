@@ -27,9 +27,11 @@ from .response import adapted
 from .row_weights import counted_as, weights
 from .rows import LARGEST, Row, share_of
 
-DECIDED = 7.0
-"""Below this s the coarse structure of an image is decided, and what is left of it much like a Gaussian.
-The two models of Wan 2.2 meet there, at a sigma of 0.875."""
+DECIDED = 15.0
+"""Below this s the coarse structure of an image is decided, and the rest is much like a Gaussian."""
+
+BEGUN = 2.0
+"""A part that starts with an s of more than that of the whole run over this lacks few outputs."""
 
 
 def plan_part(grid: Grid, part: Part) -> Plan:
@@ -62,7 +64,10 @@ def suited(part: Part, levels: Sequence[float], grid: Grid) -> Row:
     low = grid.schedule.sigma_min or 0.0
     low = log_s(low, grid.schedule.alpha(low))
     own = tuple(levels[: grid.calls])
-    if first and first + grid.calls == row.calls and own[0] < math.log(DECIDED):
+    near_the_end = first + grid.calls == row.calls and math.exp(own[0]) < min(
+        DECIDED, row.s[0] / BEGUN
+    )
+    if first and near_the_end:
         # The gains of its first steps are for outputs that don't exist here.
         rest = adapted(row.end(first), own, low, exactly=True)
         slope, curvature = row.slope[:first] + rest.slope, row.curvature[:first] + rest.curvature
