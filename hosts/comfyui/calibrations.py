@@ -21,6 +21,12 @@ from .own_models import FOLDER
 
 NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
+LATER = (
+    "Image to image: these are DPM++ (recommended) and its sigmas for this start, with {calls} model "
+    "calls. It comes closer than the end of a calibration, which was fitted for whole runs."
+)
+"""What the report of a calibration says first at a denoise below 1."""
+
 MOST_NAMES, LONGEST_NAME = 3, 30
 """The most calibrations that an error lists, and the most letters of each."""
 
@@ -55,7 +61,8 @@ def load(
     Args:
         name: a file's name in the folder, with or without its ending.
         model: the host's MODEL to run it on.
-        denoise: below 1, for image to image, only the sigmas of that last part of the model's time.
+        denoise: below 1, for image to image, the recommended sampler with as many calls as the list has
+            below that part of the model's time; of sigmas for another sampler, those.
         calls, guidance: see `texts.choose`.
 
     Raises:
@@ -81,7 +88,11 @@ def load(
     if denoise == 0.0:
         return pair(found, (), text)
     first = found.nearest(host_model.sigma_at(denoise))
-    return pair(found, found.sigmas[first:], text)
+    if found.fitted.sampler:
+        return pair(found, found.sigmas[first:], text)
+    calls = found.calls - first
+    sampler, sigmas = sampling.recommended_pair(host_model, calls, denoise, own_model=False)
+    return Pair(sampler, sigmas, f"{LATER.format(calls=calls)}\n\n{text}")
 
 
 def _those_that_fit(model: ComfyModel) -> str:

@@ -22,6 +22,7 @@ from dpm_solver_nodes.samplers import (
 from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.options import Options
 from dpm_solver_nodes.samplers.sample import sample, sample_recommended
+from dpm_solver_nodes.samplers.solvers import recommended
 from dpm_solver_nodes.samplers.solvers.any_list import plan_list
 from dpm_solver_nodes.samplers.solvers.multistep import Multistep
 from dpm_solver_nodes.samplers.solvers.recommended import Recommended
@@ -289,6 +290,29 @@ def test_more_calls_come_closer(problem: Problem, name: str) -> None:
     assert distances[-1] < 0.02 * distances[0], distances
     for calls in (18, 21, 23, 26, 28, 45):
         assert off(calls) < max(1.6 * distances[-2], SEEN), (calls, distances)
+
+
+@pytest.mark.parametrize("calls", [12, 16, 20])
+def test_the_end_of_a_run_does_without_the_outputs_before_it(
+    calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs of half a list each come closer than with the gains that the whole run has there."""
+    problem, process = MODELS[0], PROCESSES["flow3"]
+    schedule, model = process.schedule, denoiser(MODELS[0], process)
+    start = process.start(problem.noise())
+    solution = problem.solve(start, process.s_max, process.s_min, 300)
+    sigmas = recommended_sigmas(schedule, 1.0, process.sigma_min, calls, problem.positions)
+
+    def off() -> float:
+        x = start * process.alpha(1.0)
+        for part in (sigmas[: calls // 2 + 1], sigmas[calls // 2 :]):
+            options = Recommended(positions=problem.positions)
+            x = sample(options, model, x, part, disable=True, schedule=schedule)
+        return distance(x, solution)
+
+    suited = off()
+    monkeypatch.setattr(recommended, "DECIDED", 0.0)
+    assert suited < 0.8 * off()
 
 
 @pytest.mark.parametrize("s", [0.5, 1.61, 2.2, 7.0])

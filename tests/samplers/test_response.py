@@ -91,21 +91,6 @@ def test_a_mean_of_two_rows_has_the_mean_of_their_responses() -> None:
     assert off[0] < 0.6 * off[1]
 
 
-@pytest.mark.parametrize(("calls", "first"), [(8, 5), (12, 6), (20, 12)])
-def test_the_end_of_a_run_does_without_the_outputs_before_it(calls: int, first: int) -> None:
-    """Its response is nearer to the exact one than with the gains that the whole run has there."""
-    row = row_of("flow", calls)
-    lacking, low = row.end(first), math.log(row.low)
-    suited = replace(
-        adapted(lacking, tuple(map(math.log, lacking.s)), low, exactly=True), low=row.low
-    )
-    off = [
-        float(np.sqrt(np.mean((response(one) / exact(one) - 1.0) ** 2)))
-        for one in (suited, lacking)
-    ]
-    assert off[0] < 0.3 * off[1]
-
-
 def test_an_unknown_end_changes_nothing() -> None:
     sigmas = recommended_sigmas(FLOW, 1.0, 0.003, 10)
     model = torch.nn.Tanh()
