@@ -61,8 +61,8 @@ def load(
     Args:
         name: a file's name in the folder, with or without its ending.
         model: the host's MODEL to run it on.
-        denoise: below 1, for image to image, the recommended sampler with as many calls as the list has
-            below that part of the model's time; of sigmas for another sampler, those.
+        denoise: below 1, for image to image, it is the recommended sampler with as many calls as the
+            list has below that part of the model's time; of sigmas for another sampler, those.
         calls, guidance: see `texts.choose`.
 
     Raises:
