@@ -77,6 +77,11 @@ class HostModel(ABC):
     def sigma_min(self) -> float:
         """Its smallest sigma above 0."""
 
+    @property
+    @abstractmethod
+    def shift(self) -> float | None:
+        """The shift of a flow's times, if the host has one."""
+
     @abstractmethod
     def times(self, sigma_max: float, sigma_min: float) -> Times:
         """Its time between two of its sigmas."""

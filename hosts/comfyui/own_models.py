@@ -1,98 +1,42 @@
-"""Calibrations of the very model that is sampled: found by a fingerprint of its weights."""
+"""Calibrations of the very model that ComfyUI samples."""
 
 from __future__ import annotations
 
-import hashlib
-import math
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import torch
 
-from ...samplers.checks import escaped
-from ...samplers.grid import Grid
 from ...samplers.log import LOG
 from ...samplers.options import Options
 from ...samplers.solvers.fitted import Calibration
 from ...samplers.solvers.recommended import Recommended
-from ...samplers.solvers.rows import positions_of
+from .. import own_models
 from .model import ComfyModel
 
 FOLDER = "dpm_solver"
 """The folder for calibrations among the host's models."""
 
-TENSORS, VALUES = 16, 8
-"""How many tensors of a model enter its fingerprint, and how many values of each."""
-
-OTHER_GUIDANCE = 0.3
-"""How much the guidance may differ from a calibration's, relative to that one."""
-
-NOT_TO_TELL = (
-    AttributeError,
-    LookupError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""What unusual weights, such as quantised ones of other packs, may raise."""
+PREFIX = "diffusion_model."
+"""Of the network's weights, in the host's keys of patches."""
 
 
 def fingerprint(patcher: Any) -> str:
-    """A text that tells a model, with its LoRAs, from others; "" if its weights can't be read.
-
-    It is made of a few values of some weights, as they are without patches, and of some patches.
-    """
+    """See `own_models.fingerprint`."""
     try:
-        return _fingerprint(patcher)
-    except NOT_TO_TELL as error:
+        weights = dict(patcher.model.diffusion_model.named_parameters())
+    except AttributeError as error:
         LOG.debug("no fingerprint of this model", exc_info=error)
         return ""
-
-
-def _fingerprint(patcher: Any) -> str:
-    found = hashlib.sha256()
-
-    def add(name: str, weight: torch.Tensor) -> None:
-        flat = weight.detach().reshape(-1)
-        places = torch.linspace(0, flat.numel() - 1, min(VALUES, flat.numel())).long()
-        values = flat[places.to(flat.device)].cpu().float().tolist()
-        found.update(f"{name} {tuple(weight.shape)} {values}".encode())
-
-    prefix = "diffusion_model."
-    weights = dict(patcher.model.diffusion_model.named_parameters())
     backup = getattr(patcher, "backup", {})
-    for name in _some(sorted(weights)):
-        kept = backup.get(prefix + name)  # of weights that the host has patched
-        add(name, weights[name] if kept is None else getattr(kept, "weight", kept))
-    patches = getattr(patcher, "patches", {})
-    found.update(str(len(patches)).encode())
-    for key in _some(sorted(patches)):
-        for strength, patch, *others in patches[key]:
-            found.update(f"{key} {strength} {others[:1]}".encode())
-            for tensor in _tensors(patch):
-                add(str(key), tensor)
-    return found.hexdigest()[:32] if weights else ""
 
+    def original(name: str) -> Any:
+        kept = backup.get(PREFIX + name)  # of weights that the host has patched
+        return getattr(kept, "weight", kept)
 
-def _some(names: list[Any]) -> list[Any]:
-    """At most TENSORS of the names, evenly."""
-    step = max(1, math.ceil(len(names) / TENSORS))
-    return names[::step]
-
-
-def _tensors(patch: Any) -> Iterator[torch.Tensor]:
-    """The tensors of a patch: of an adapter's weights, or in nested tuples."""
-    if isinstance(patch, torch.Tensor):
-        yield patch
-    elif isinstance(patch, (tuple, list)):
-        for part in patch:
-            yield from _tensors(part)
-    elif hasattr(patch, "weights"):
-        yield from _tensors(patch.weights)
+    return own_models.fingerprint(weights, getattr(patcher, "patches", {}), original)
 
 
 def calibration(
@@ -100,9 +44,7 @@ def calibration(
 ) -> Calibration | None:
     """The calibration to run in place of the recommended sampler; None to run that.
 
-    It was made on a model of the same fingerprint, kind and shift, for so many calls and about this
-    guidance, and measured closer. A part of a list, or another list than the recommended one, is run
-    as ever. This never raises, and says in the log what is taken.
+    See `own_models.best`. This never raises, and says in the log what is taken.
 
     Args:
         guider: the host's, prepared.
@@ -111,86 +53,23 @@ def calibration(
     if not isinstance(options, Recommended):
         return None
     try:
-        found = _found(guider, x, sigmas)
+        patcher = guider.model_patcher
+        guidance = getattr(guider, "cfg", None)
+        found = own_models.best(
+            saved(), ComfyModel.of(patcher), x, sigmas, guidance, lambda: fingerprint(patcher)
+        )
     except Exception as error:  # of any type: a run never ends for this
         LOG.debug("no calibration was looked for", exc_info=error)
         return None
     if found is None:
         return None
-    name, one = found
-    LOG.info(
-        f"DPM++ (recommended): takes the calibration {escaped(name, 100)}, which was made on this "
-        f"model for {one.calls} calls; the input use_calibrations of its node switches that off."
-    )
-    return one
+    own_models.tell(found, "the input use_calibrations of its node")
+    return found[1]
 
 
-def _found(guider: Any, x: torch.Tensor, sigmas: torch.Tensor) -> tuple[str, Calibration] | None:
-    patcher = guider.model_patcher
-    model = ComfyModel.of(patcher)
-    grid = Grid.of(sigmas, model.schedule)
-    if not model.is_recommended(grid):
-        return None
-    guidance = getattr(guider, "cfg", None)
-    fitting = [
-        (name, one)
-        for name, one in saved()
-        if one.calls == grid.calls and _suits(one, model, guidance)
-    ]
-    if not fitting:
-        return None
-    own = fingerprint(patcher)
-    positions = positions_of(x.shape)
-    same = [(name, one) for name, one in fitting if own and one.fitted.fingerprint == own]
-    return min(same, key=lambda pair: _other_size(pair[1], positions), default=None)
-
-
-def _suits(one: Calibration, model: ComfyModel, guidance: float | None) -> bool:
-    """Whether it is a measured solver for such a model and guidance."""
-    fitted = one.fitted
-    if not (one.steps and fitted.errors and fitted.fingerprint) or fitted.stopped:
-        return False
-    if fitted.model != model.kind or not _near(fitted.shift, model.shift, 1e-3):
-        return False
-    if not _near(fitted.guidance, guidance, OTHER_GUIDANCE):
-        return False
-    try:
-        model.check(one, "")
-    except ValueError:
-        return False
-    return True
-
-
-def _near(own: float | None, other: float | None, apart: float) -> bool:
-    if own is None or other is None:
-        return own is other
-    return abs(own - other) <= apart * abs(own) + 1e-9
-
-
-def _other_size(one: Calibration, positions: int) -> float:
-    """How far an image's size is from that of the fit."""
-    return (
-        abs(math.log(positions_of((1, *one.fitted.shape)) / positions)) if one.fitted.shape else 0.0
-    )
-
-
-def saved() -> Iterator[tuple[str, Calibration]]:
+def saved() -> Iterator[own_models.Saved]:
     """The calibrations of all files that can be read, each with its file's name."""
-    for name in folder_paths.get_filename_list(FOLDER):
-        path = folder_paths.get_full_path(FOLDER, name)
-        if path is None:  # a broken link
-            continue
-        state = Path(path).stat()
-        for one in _load(path, state.st_mtime_ns, state.st_size):
-            yield name, one
-
-
-@lru_cache(maxsize=256)
-def _load(path: str, changed: int, size: int) -> tuple[Calibration, ...]:
-    """What a file holds; read again only if it has changed."""
-    from ...lab.calibration import files  # samplers run without the lab, too
-
-    try:
-        return files.load(Path(path))
-    except ValueError:
-        return ()
+    listed = folder_paths.get_filename_list(FOLDER)
+    paths = ((name, folder_paths.get_full_path(FOLDER, name)) for name in listed)
+    # Broken links have no path.
+    yield from own_models.read((name, Path(path)) for name, path in paths if path is not None)

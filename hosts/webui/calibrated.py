@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from modules import paths, sd_samplers_kdiffusion
+from modules import sd_samplers_kdiffusion
 
 from ...lab.calibration import files, texts
 from ...samplers.integrate import Callback
@@ -18,8 +18,7 @@ from ...samplers.log import LOG
 from ...samplers.sample import sample
 from ...samplers.solvers.fitted import Calibrated
 from .model import WebuiModel
-
-FOLDER, PATTERN = "dpm_solver", "**/*.safetensors"
+from .own_models import calibration_files
 
 
 def calibrations() -> dict[str, Path]:
@@ -30,7 +29,7 @@ def calibrations() -> dict[str, Path]:
     log says why.
     """
     labels: dict[Path, str] = {}
-    for path in sorted((Path(paths.models_path) / FOLDER).glob(PATTERN)):
+    for path in calibration_files():
         try:
             usable = texts.solvers(files.load(path))
             if usable:

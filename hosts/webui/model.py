@@ -82,6 +82,17 @@ class WebuiModel(HostModel):
         return VarianceExploding(sigma_min if sigma_min > 0.0 else None)
 
     @property
+    def shift(self) -> float | None:
+        if not self.flow:
+            return None
+        for place in ADDS_NOISE:
+            try:
+                return float(attrgetter(f"{place}.shift")(self.model_wrap))
+            except AttributeError:
+                continue
+        return None
+
+    @property
     def own_sigma_max(self) -> float:
         return float(self.model_wrap.sigmas[-1])
 

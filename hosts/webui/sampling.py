@@ -17,11 +17,16 @@ from ...samplers.catalog import Entry
 from ...samplers.integrate import Callback, Denoiser
 from ...samplers.noise import NoiseSampler
 from ...samplers.sample import sample
+from ...samplers.solvers.fitted import Calibrated
+from . import own_models
 from .guidance import GuidanceReader, tell_if_unguided
 from .model import WebuiModel
 from .settings import chosen
 
 Sampler = Callable[..., torch.Tensor]
+
+CALIBRATION = "DPM-Solver calibration"
+"""Name in the text of an image that DPM++ (recommended) made with a calibration; permanent."""
 
 CALLS, CALLS_HIRES = "DPM-Solver model calls", "Hires DPM-Solver model calls"
 """Names in the text of an image that an adaptive sampler made; permanent."""
@@ -79,7 +84,14 @@ def run(
     host_model = WebuiModel(model.inner_model)
     schedule = host_model.schedule
     options = replace(entry.options, **values | noise).on(schedule)
-    options, sigmas = host_model.sized(options, x, sigmas)
+    found = own_models.calibration(options, model, x, sigmas, extra_args or {})
+    if found is not None:
+        name, one = found
+        write(model, {CALIBRATION: name})
+        options = Calibrated(calibration=one)
+        sigmas = sigmas.new_tensor([float(sigmas[0]), *one.sigmas[1:]])
+    else:
+        options, sigmas = host_model.sized(options, x, sigmas)
     if entry.adaptive:
         paced = Paced(model, callback)
         model, callback = paced, paced.report

@@ -18,6 +18,10 @@ SHOW_ALL = "dpm_solver_show_all_samplers"
 """The option that `javascript/dpm_solver_menus.js` reads; permanent, as the user's file holds it."""
 
 
+USE_CALIBRATIONS = "dpm_solver_use_calibrations"
+"""The option of `own_models.py`; permanent, too."""
+
+
 @dataclass(frozen=True)
 class Setting:
     """A setting on the page.
@@ -128,6 +132,14 @@ def add_settings() -> None:
     option = options.OptionInfo(False, "Show all samplers in the panel", **SECTION)
     about = "off: those that most people need; the others are valid all the same"
     shared.opts.add_option(SHOW_ALL, option.info(about))
+    option = options.OptionInfo(True, "Recommended: run a calibration of the model", **SECTION)
+    about = "if there is one for the number of steps and a CFG within 30 %; the log says so"
+    shared.opts.add_option(USE_CALIBRATIONS, option.info(about))
+
+
+def switched_on(key: str) -> bool:
+    """An option that is on or off."""
+    return bool(getattr(shared.opts, key, True))
 
 
 def chosen(options: Options) -> list[Setting]:

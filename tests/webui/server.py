@@ -21,9 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 from PIL import Image
 
+from dpm_solver_nodes.hosts.own_models import fingerprint
 from dpm_solver_nodes.lab.calibration import files
+from dpm_solver_nodes.samplers import Calibration
 from dpm_solver_nodes.samplers.solvers.fitted import Fitted
 from dpm_solver_nodes.tests.support import sd15
 from dpm_solver_nodes.tests.webui import test_stand_in
@@ -40,6 +43,9 @@ OPTIONS = {
     # Only what is in the user's file is put back after a job that overrides it.
     **{"eta_ancestral": 1.0, "s_noise": 1.0, "sgm_noise_multiplier": False},
 }
+
+OWN, NETWORK = "own", "model.diffusion_model."
+"""The name of a calibration of the model itself, and what its network's weights begin with."""
 
 CALIBRATED = "DPM-Solver(calibrated-sd15_6_calls)"
 """A calibrated solver: exact weights, as if they had been fitted."""
@@ -147,6 +153,18 @@ def decoded(image: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")).astype(int)
 
 
+def own_calibration() -> Calibration:
+    """One that was made on the very model, as the fingerprint of its network says."""
+    weights = safetensors.torch.load_file(sd15.checkpoint())
+    network = {
+        name.removeprefix(NETWORK): one for name, one in weights.items() if name.startswith(NETWORK)
+    }
+    fitted = Fitted(
+        "BaseModel", guidance=13.0, errors={"it": 0.1}, fingerprint=fingerprint(network, {})
+    )
+    return test_stand_in.calibration(test_stand_in.Model(), calls=9, fitted=fitted)
+
+
 @contextlib.contextmanager
 def start(work: Path, timeout: float = 300.0) -> Iterator[WebUI]:
     """Start it on the CPU, on a free port of this machine only; stop it whatever happens."""
@@ -167,6 +185,7 @@ def start(work: Path, timeout: float = 300.0) -> Iterator[WebUI]:
         this.beside(checkpoint, tree, work)
     calibration = test_stand_in.calibration(test_stand_in.Model(), fitted=Fitted("BaseModel"))
     files.save([calibration], work / "models" / "dpm_solver" / "sd15 6 calls.safetensors")
+    files.save([own_calibration()], work / "models" / "dpm_solver" / f"{OWN}.safetensors")
     (work / "config.json").write_text(json.dumps({**OPTIONS, **this.options}))
     port = harness.free_port()
     # Without the permission gradio would not serve the host's own scripts to its page.

@@ -14,7 +14,7 @@ from dpm_solver_nodes.samplers import VarianceExploding
 from dpm_solver_nodes.samplers.catalog import CATALOG
 from dpm_solver_nodes.samplers.solvers.recommended_lists import recommended_sigmas
 from dpm_solver_nodes.tests.webui import server
-from dpm_solver_nodes.tests.webui.server import CALIBRATED, WebUI, encoded
+from dpm_solver_nodes.tests.webui.server import CALIBRATED, OWN, WebUI, encoded, own_calibration
 from dpm_solver_nodes.tests.webui.test_stand_in import label
 from dpm_solver_nodes.tools.server import HostError
 
@@ -111,6 +111,15 @@ def test_a_calibrated_solver_brings_its_own_sigmas(webui: WebUI) -> None:
         HostError, match="made for 6 steps, and 20 are asked for: set Sampling steps"
     ):
         webui.txt2img(sampler_name=CALIBRATED, steps=20)
+
+
+def test_recommended_takes_a_calibration_of_this_very_model(webui: WebUI) -> None:
+    settings = {"sampler_name": RECOMMENDED, "steps": 9}
+    assert "DPM-Solver calibration" not in webui.txt2img(**settings, cfg_scale=2.0).text
+    usual = webui.last()["calls"]
+    assert webui.txt2img(**settings, cfg_scale=13.0).text["DPM-Solver calibration"] == OWN
+    own = own_calibration()
+    assert webui.last()["calls"] == pytest.approx(own.sigmas[:-1], rel=1e-4) != usual
 
 
 HIRES = {

@@ -15,6 +15,7 @@ import pytest
 import torch
 from k_diffusion import sampling
 
+from dpm_solver_nodes.hosts.own_models import fingerprint
 from dpm_solver_nodes.lab.calibration import files
 from dpm_solver_nodes.samplers import Calibration, NoiseSchedule, RectifiedFlow, VarianceExploding
 from dpm_solver_nodes.samplers.catalog import CATALOG
@@ -670,7 +671,10 @@ def test_settings_count_and_pasting_a_text_brings_them_back(
 ) -> None:
     opts = host.shared.opts
     assert {info.section for info in opts.data_labels.values()} == {("dpm_solver", "DPM-Solver")}
-    keys = {f"dpm_solver_{parameter}" for parameter in (*CHANGED, "show_all_samplers")}
+    keys = {
+        f"dpm_solver_{parameter}"
+        for parameter in (*CHANGED, "show_all_samplers", "use_calibrations")
+    }
     assert keys == opts.data_labels.keys()
     usual, _ = host.run(label(id_), steps=8)
     for parameter, value in CHANGED.items():
@@ -859,6 +863,60 @@ def test_a_calibration_is_a_sampler_with_its_own_sigmas(host: Host, kind: tuple[
     )
     assert model.calls == 12 + 4
     assert host.shared.total_steps_shown == list(range(4))
+
+
+class Network(torch.nn.Sequential):
+    """Weights of a model; another seed, other weights."""
+
+    def __init__(self, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        super().__init__(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize("program", ["Forge", "AUTOMATIC1111"])
+def test_recommended_takes_a_calibration_of_this_very_model(host: Host, program: str) -> None:
+    """For its steps and about its CFG, unless it is switched off; the image's text says so."""
+    model: Any = host.use(Model("epsilon", program))
+    network: Any = Network()
+    if program == "Forge":
+        unet = model.model_wrap.inner_model.forge_objects.unet
+        unet.model = SimpleNamespace(diffusion_model=network)
+    else:
+        model.model = SimpleNamespace(diffusion_model=network)
+    own = fingerprint(dict(network.named_parameters()), {})
+    fitted = Fitted("BaseModel", errors={"calibrated": 0.1}, fingerprint=own, guidance=7.0)
+    found = calibration(model, fitted=fitted)
+    save(host, found)
+    key, name = "DPM-Solver calibration", "My cat karras"
+
+    def taken(**settings: Any) -> bool:
+        settings = {"steps": 6, "cfg_scale": 7.0, **settings}
+        latents, p = host.run(label("dpm_solver++_recommended"), **settings)
+        if p.extra_generation_params.get(key) != name:
+            return False
+        calibrated, _ = host.run(CALIBRATED, **settings)
+        return torch.equal(latents, calibrated)
+
+    assert taken() and taken(cfg_scale=8.9) and taken(cfg_scale=5.0)
+    assert not taken(cfg_scale=9.2)
+    assert not taken(steps=7)
+    assert not taken(scheduler="Karras")
+    assert not taken(init_latent=torch.zeros(1, 4, 4, 4), denoising_strength=0.5)
+    host.shared.opts.data["dpm_solver_use_calibrations"] = False
+    assert not taken()
+    host.shared.opts.data["dpm_solver_use_calibrations"] = True
+    if program == "Forge":
+        unet.lora_patches = {"a LoRA": {}}
+        assert not taken()
+        unet.lora_patches = {}
+    else:
+        network[0].network_current_names = (("a LoRA", 1.0),)
+        assert not taken()
+        network[0].network_current_names = ()
+    assert taken()
+    with torch.no_grad():
+        network[1].weight.mul_(1.5)  # another model
+    assert not taken()
 
 
 def test_what_does_not_fit_a_calibration_is_said_in_a_sentence(host: Host) -> None:

@@ -187,8 +187,8 @@ class DPMSolver_Calibrated(io.ComfyNode):
                     "refused.",
                 ),
                 inputs.denoise(
-                    "Below 1 for image to image, with fewer model calls: DPM++ (recommended) runs in the "
-                    "place of the calibration, which was fitted for whole runs."
+                    "Below 1 for image to image, with fewer model calls: DPM++ (recommended) runs in "
+                    "the place of the calibration, which was fitted for whole runs."
                 ),
                 io.Int.Input(
                     "calls",
