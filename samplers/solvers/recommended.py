@@ -44,10 +44,8 @@ def plan_part(grid: Grid, part: Part) -> Plan:
     if part.first == 0:
         levels = counted_as(levels)
     steps = []
-    call = part.first
     for i, (start, end) in enumerate(pairwise(grid.levels)):
-        call += grid.repeats[i]
-        at = min(call + i, row.calls - 1)
+        at = part.first + i
         c = weights(levels[max(i - 2, 0) : i + 2], row.slope[at], row.curvature[at])
         state = end.sigma / start.sigma
         total = end.alpha - start.alpha * state
@@ -58,22 +56,21 @@ def plan_part(grid: Grid, part: Part) -> Plan:
 
 def suited(part: Part, levels: Sequence[float], grid: Grid) -> Row:
     """The part's row with gains for these levels."""
-    row, first = part.row, part.first
-    if any(grid.repeats):
-        return row
+    row, first, last = part.row, part.first, part.first + grid.calls
     low = grid.schedule.sigma_min or 0.0
     low = log_s(low, grid.schedule.alpha(low))
     own = tuple(levels[: grid.calls])
-    near_the_end = first + grid.calls == row.calls and math.exp(own[0]) < min(
-        DECIDED, row.s[0] / BEGUN
-    )
-    if first and near_the_end:
+    decided = math.exp(own[0]) < min(DECIDED, row.s[0] / BEGUN)
+    if first and last == row.calls and decided:
         # The gains of its first steps are for outputs that don't exist here.
         rest = adapted(row.end(first), own, low, exactly=True)
         slope, curvature = row.slope[:first] + rest.slope, row.curvature[:first] + rest.curvature
         return replace(row, slope=slope, curvature=curvature)
-    whole = tuple(map(math.log, row.s))  # the rest of the run is where the row has it
-    return adapted(row, whole[:first] + own + whole[first + grid.calls :], low)
+    own_of_row = tuple(map(math.log, row.s))  # the rest of the run is where the row has it
+    whole = own_of_row[:first] + own + own_of_row[last:]
+    falls = all(before > after for before, after in pairwise(whole))
+    # A part of the list for large images may not fit between the calls of a small image's row.
+    return adapted(row, whole, low) if falls else row
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,6 +155,18 @@ def test_parts_of_a_run_take_the_same_steps_as_the_whole() -> None:
     assert [len(step.outputs) for step in later[:3]] == [1, 2, 3]
 
 
+@both_kinds
+def test_parts_of_a_list_for_large_images_run_on_small_ones(schedule: NoiseSchedule) -> None:
+    """Their sigmas don't lie between those of the small image's row."""
+    ends = (1.0, 0.003) if schedule == FLOW else (14.6, 0.0292)
+    schedule = replace(schedule, sigma_min=ends[1])
+    sigmas = recommended_sigmas(schedule, *ends, 12)
+    for k in range(1, 12):
+        for part in (sigmas[: k + 1], sigmas[k:], sigmas[k : k + 4]):
+            plan = Recommended(positions=200).plan(Grid.of(part, schedule))
+            assert all(abs(w) < 5.0 for step in plan.steps for w in step.outputs), (k, part)
+
+
 def test_a_small_image_has_rows_of_its_own() -> None:
     """Its weights are taken on its own list and on the one that hosts make for large images."""
     schedule = replace(FLOW, sigma_min=0.003)
