@@ -93,7 +93,8 @@ def _place(
         if i == 0:
             continue  # the model's own first sigma
         below = own[i] - own[i + 1] if i + 1 < calls else math.inf
-        worst = max(worst, abs(level - own[i]) / min(own[i - 1] - own[i], below))
+        shortest = min(own[i - 1] - own[i], below)  # 0 in a list that has no room below its top
+        worst = max(worst, abs(level - own[i]) / shortest) if shortest else math.inf
         if worst > nearest:
             return None
     return worst, first
