@@ -76,6 +76,16 @@ def calibrated(name: str, denoise: float = 1.0, **options: Any) -> Graph:
     return graph
 
 
+def report(host: Server, name: str, denoise: float = 1.0) -> str:
+    """The text of DPM-Solver Calibrated."""
+    graph = {
+        "load": node("DPMSolver_Calibrated", calibration=name, model=["model", 0], denoise=denoise),
+        "model": node("DPMSolverDemo_Model"),
+        "report": node("PreviewAny", source=["load", 2]),
+    }
+    return str(host.run(graph)["report"]["text"][0])
+
+
 def refused(host: Server, graph: Graph) -> str:
     """The sentence that a graph of `calibrate_graph` ends with, after no model call."""
     reset_counts(host)
@@ -299,12 +309,7 @@ def test_an_interrupt_keeps_the_best_so_far(host: Server, when: str, images: int
     assert fitted.errors == {} and fitted.stopped
     result = sample(host, calibrated(name))
     assert result.calls == 3 and result.latent.isfinite().all()
-    report = {
-        "load": node("DPMSolver_Calibrated", calibration=name, model=["model", 0], denoise=1.0),
-        "model": node("DPMSolverDemo_Model"),
-        "report": node("PreviewAny", source=["load", 2]),
-    }
-    assert "Not measured, as its calibration was stopped" in host.run(report)["report"]["text"][0]
+    assert "Not measured, as its calibration was stopped" in report(host, name)
     assert "was stopped: the best calibration so far was not measured. Saved as" in host.log()
 
 
@@ -417,23 +422,26 @@ def test_a_flow_is_closer_too(host: Server, flow: Made) -> None:
     assert distance(ours, exact) < distance(other, exact)
 
 
-def test_image_to_image_enters_the_list_late(host: Server, diffusion: Made) -> None:
+def test_image_to_image_runs_the_recommended_sampler(host: Server, diffusion: Made) -> None:
+    """With as many calls as the calibration has from there on."""
     start = sample(host, custom(menu("dpmpp_2m"), spaced(20), latent=IMAGES))
     latent = loaded(host, start.latent)
     made = {}
     for denoise in (0.0, 0.3, 0.6, 1.0):
-        result = sample(host, calibrated(diffusion.name, denoise, latent=latent))
+        graph = calibrated(diffusion.name, denoise, latent=latent)
+        result = sample(host, graph)
         assert result.latent.isfinite().all()
-        made[denoise] = result.calls
-    assert made[0.0] == 0 < made[0.3] < made[0.6] < made[1.0] == CALLS
-    ours = sample(host, calibrated(diffusion.name, 0.6, latent=latent))
-    own = diffusion.found.sigmas[-made[0.6] - 1 :]
-    fine = [own[0] * (0.03 / own[0]) ** (i / 99) for i in range(100)]
-    exact, euler = (
-        sample(host, custom(sampler, listed(", ".join(map(str, sigmas))), latent=latent))
-        for sampler, sigmas in ((multistep(), [*fine, 0.0]), (menu("euler"), own))
-    )
-    assert distance(ours, exact) < distance(euler, exact)
+        made[denoise] = result
+        if 0.0 < denoise < 1.0:
+            inputs = {"steps": result.calls, "denoise": denoise, "use_calibrations": False}
+            graph["sampler"] = node("DPMSolver_Recommended", model=MODEL, **inputs)
+            assert torch.equal(result.latent, sample(host, graph).latent)
+            said = (
+                f"these are DPM++ (recommended) and its sigmas for this start, with {result.calls} "
+            )
+            assert said in report(host, diffusion.name, denoise)
+    calls = {denoise: result.calls for denoise, result in made.items()}
+    assert calls[0.0] == 0 < calls[0.3] < calls[0.6] < calls[1.0] == CALLS
 
 
 def test_other_sigmas_are_refused(host: Server, diffusion: Made) -> None:
