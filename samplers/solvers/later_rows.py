@@ -2,8 +2,8 @@
 
 `later.json` has rows as those of `rows.py`, for several starts and numbers of calls. They begin at an
 image with noise and end at the image, so that they are no ends of whole rows: their first steps lack
-earlier outputs, and their first sigma is given. `benchmarks/fit_later.py` fitted them. Between two
-starts, or two numbers of calls, a run takes a mean.
+earlier outputs, and their first sigma is given. `benchmarks/fit_later.py` fitted them. A run between
+two starts, two ends or two numbers of calls takes a mean.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DATA = Path(__file__).with_name("later.json")
 
 ENDS = "0.003", "0.029"
 """The smallest s of the models that the rows were fitted on: of a flow of shift 3, and of Stable
-Diffusion. From a later start models differ in nothing else, so each takes the nearer one's rows."""
+Diffusion. From a later start models differ in nothing else; one between them takes a mean."""
 
 
 @cache
@@ -48,9 +48,10 @@ def later_row(calls: int, share: float, start: float, low: float) -> Row:
         share: of the image's size; see `share_of`.
         low: log s of the model's sigma_min; minus infinity if it is not known.
     """
-    at = max(low, math.log(float(ENDS[0])))
-    end = min(ENDS, key=lambda each: abs(math.log(float(each)) - at))
-    row = _from(start, calls, _of_share(end, share))
+    lowest, highest = (math.log(float(end)) for end in ENDS)
+    between = min(max((low - lowest) / (highest - lowest), 0.0), 1.0)
+    lower, higher = (_from(start, calls, _of_share(end, share)) for end in ENDS)
+    row = mixed(lower, higher, between)
     levels = within([math.log(s) for s in row.s], math.inf, low)
     return replace(row, s=tuple(map(math.exp, levels)))
 
