@@ -25,6 +25,11 @@ SAME_PLACE = {"flow": 0.05, "diffusion": 0.35}
 Hosts round a flow's sigmas only to float32, but move a diffusion model's to whole times."""
 
 
+HALF_A_TIME = 0.25
+"""Half the way in log s from one whole time of Stable Diffusion's schedule to the next, at its
+sigma_min. It falls with the square of s."""
+
+
 class Part(NamedTuple):
     """The part of a row that a run takes.
 
@@ -68,19 +73,27 @@ def part_of(grid: Grid, share: float = 1.0) -> Part | None:
         if (place := _place(levels, levels_of(kind, calls, size, top, low), nearest)) is not None
     ]
     distance, first, kind, calls = min(parts, default=(math.inf, 0, "", 0))
-    if first == 0 and calls == len(levels):
-        return Part(row_of(kind, calls, share), 0, True)
+    whole = first == 0 and calls == len(levels)
     if distance > EXACTLY and 1 < len(levels) <= LONGEST and grid.sigmas[-1] == 0.0:
         ends = levels[0], low
-        if any(_place(levels, _later_levels(len(levels), size, *ends), nearest) for size in sizes):
-            return Part(later_row(len(levels), share, *ends), 0, True, True)
-    return Part(row_of(kind, calls, share), first, False) if parts else None
+        moved = -math.inf if isinstance(schedule, RectifiedFlow) else low
+        for size in sizes:
+            own = [math.log(s) for s in later_row(len(levels), size, *ends).s]
+            place = _place(levels, own, nearest, moved)
+            if place is not None and not (whole and distance < place[0]):
+                return Part(later_row(len(levels), share, *ends), 0, True, True)
+    return Part(row_of(kind, calls, share), first, whole) if parts else None
 
 
 def _place(
-    levels: Sequence[float], own: Sequence[float], nearest: float
+    levels: Sequence[float], own: Sequence[float], nearest: float, low: float = -math.inf
 ) -> tuple[float, int] | None:
-    """Where some levels lie on a whole list: (distance, first), or None if they are too far away."""
+    """Where some levels lie on a whole list: (distance, first), or None if they are too far away.
+
+    Args:
+        low: log s of the sigma_min of a model whose levels may have been moved to whole times by more
+            than the steps are long.
+    """
     calls = len(own)
     start = levels[1] if len(levels) > 1 else levels[0]
     after = bisect_left(own, -start, key=lambda level: -level)  # own falls
@@ -94,11 +107,8 @@ def _place(
             continue  # the model's own first sigma
         below = own[i] - own[i + 1] if i + 1 < calls else math.inf
         shortest = min(own[i - 1] - own[i], below)  # 0 in a list that has no room below its top
-        worst = max(worst, abs(level - own[i]) / shortest) if shortest else math.inf
+        apart = max(abs(level - own[i]) - HALF_A_TIME * math.exp(2.0 * (low - own[i])), 0.0)
+        worst = max(worst, apart / shortest) if shortest else math.inf
         if worst > nearest:
             return None
     return worst, first
-
-
-def _later_levels(calls: int, share: float, start: float, low: float) -> list[float]:
-    return [math.log(s) for s in later_row(calls, share, start, low).s]

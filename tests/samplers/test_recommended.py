@@ -187,10 +187,32 @@ def test_the_size_of_an_image() -> None:
     assert list(map(positions_of, shapes)) == [2048, 320, 7, 30]
 
 
-def test_sigmas_that_a_host_moved_to_whole_times_are_known_again() -> None:
+def whole_times() -> torch.Tensor:
+    """The sigmas of Stable Diffusion's times."""
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     kept = (1.0 - betas).cumprod(0)
-    table = ((1.0 - kept) / kept).sqrt()
+    return ((1.0 - kept) / kept).sqrt()
+
+
+@pytest.mark.parametrize("positions", [64, 256, LARGEST])
+@pytest.mark.parametrize("time", [200, 300, 400, 500, 600, 750, 900])
+def test_later_lists_that_a_host_moved_to_whole_times_are_known_again(
+    time: int, positions: int
+) -> None:
+    table = whole_times()
+    schedule = VarianceExploding(float(table[0]))
+    for calls in range(4, 26):
+        own = later_sigmas(schedule, float(table[time - 1]), float(table[0]), calls, positions)
+        logs = torch.tensor(own[:-1], dtype=torch.float64).log()
+        moved = table[(table.log() - logs[:, None]).abs().argmin(1)].tolist()
+        if len(set(moved)) < calls:  # hosts then leave them
+            continue
+        part = part_of(Grid.of([*moved, 0.0], schedule), share_of(positions))
+        assert part is not None and part.later and part.whole, calls
+
+
+def test_sigmas_that_a_host_moved_to_whole_times_are_known_again() -> None:
+    table = whole_times()
     schedule = VarianceExploding(float(table[0]))
     for calls in (5, 8, 12, 20, 30):
         own = recommended_sigmas(schedule, float(table[-1]), float(table[0]), calls)
