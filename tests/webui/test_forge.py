@@ -36,7 +36,7 @@ def furthest(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_samplers_and_schedulers_come_once_and_after_the_hosts(webui: WebUI) -> None:
     names = webui.names()
-    assert names[-len(NAMES) - 1 :] == [*NAMES, CALIBRATED]
+    assert names[-len(NAMES) - 2 :] == [*NAMES, f"DPM-Solver(calibrated-{OWN})", CALIBRATED]
     assert len(set(names)) == len(names) > len(NAMES) + 10
     labels = webui.get("/probe/schedulers")
     assert labels[-4:] == SCHEDULERS
