@@ -19,10 +19,12 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
 
+from ..lab.metrics import distance
 from ..samplers.solvers.later_rows import DATA, ENDS
 from ..samplers.solvers.rows import share_of
 from .fit_recommended import SHARPNESS, Case, Pair, Solver, descend, mixed, run, stretched, written
@@ -46,16 +48,10 @@ PLAIN = tuple(itertools.product((0.03, 0.06, 0.12), (3.0, 7.0), (0.0, 0.5)))
 """The last s, rho and gain of the curvature of each of the plain solvers."""
 
 
-def noise(problem: Problem) -> torch.Tensor:
-    """Unit noise that is not the one which the image was made of."""
-    generator = torch.Generator().manual_seed(problem.seed + 1000)
-    return torch.randn(problem.noise().shape, generator=generator, dtype=torch.float64)
-
-
 @cache
 def begun(problem: Problem, process: Process, start: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The state at a later start, and the converged images from there."""
-    z = problem.solution(process) + start * noise(problem)
+    z = problem.solution(process) + start * problem.other_noise()
     return z, problem.solve(z, start, process.s_min, FINE)
 
 
@@ -73,13 +69,9 @@ def case(problem: Problem, process: Process, start: float, calls: int) -> Case:
     dtype = torch.float64 if calls >= EXACT_FROM else torch.float32
     z, solution = (tensor.to(dtype) for tensor in begun(problem, process, start))
     one = Case(problem.make(dtype), share_of(problem.positions), z, solution, 1.0)
-    unit = min(error(one, plain(start, calls, *settings)) for settings in PLAIN)
-    return Case(one.model, one.share, z, solution, unit)
-
-
-def error(case: Case, solver: Solver) -> float:
-    off = run(case.model, case.start, solver) - case.solution
-    return math.exp(0.5 * float(off.square().mean(1).clamp_min(1e-12).log().mean()))
+    solvers = [plain(start, calls, *settings) for settings in PLAIN]
+    unit = min(distance(run(one.model, z, solver), solution) for solver in solvers)
+    return replace(one, reference=unit)
 
 
 def moved(solver: Solver, start: float) -> Solver:

@@ -44,17 +44,13 @@ class Peer(NamedTuple):
 @cache
 def converged(problem: Problem, process: Process, start: float) -> torch.Tensor:
     s = process.s(start)
-    return problem.solve(image(problem, process) + s * noise(problem), s, process.s_min, FINE)
+    return problem.solve(
+        image(problem, process) + s * problem.other_noise(), s, process.s_min, FINE
+    )
 
 
 def image(problem: Problem, process: Process) -> torch.Tensor:
     return problem.solution(process)
-
-
-@cache
-def noise(problem: Problem) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(problem.seed + 1000)
-    return torch.randn(problem.noise().shape, generator=generator, dtype=torch.float64)
 
 
 def off(
@@ -64,7 +60,7 @@ def off(
     sigmas: torch.Tensor,
 ) -> float:
     images, _ = references.result(
-        problem, process, sampler, sigmas, noise(problem), image(problem, process)
+        problem, process, sampler, sigmas, problem.other_noise(), image(problem, process)
     )
     return distance(images, converged(problem, process, float(sigmas[0])))
 

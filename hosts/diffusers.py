@@ -107,10 +107,6 @@ class DiffusersModel(HostModel):
         return self._sigma_max
 
     @property
-    def shift(self) -> float | None:
-        return getattr(self.training, "shift", None)
-
-    @property
     def sigma_min(self) -> float:
         return self._sigma_min
 

@@ -17,7 +17,9 @@ import torch
 from ..samplers.checks import escaped
 from ..samplers.grid import Grid
 from ..samplers.log import LOG
+from ..samplers.options import Options
 from ..samplers.solvers.fitted import Calibration
+from ..samplers.solvers.recommended import Recommended
 from ..samplers.solvers.rows import positions_of
 from .model import HostModel
 
@@ -96,6 +98,32 @@ def _tensors(patch: Any) -> Iterator[torch.Tensor]:
         yield from _tensors(patch.weights)
 
 
+def taken(options: Options, find: Callable[[], Saved | None], switch: str) -> Saved | None:
+    """The calibration to run in place of the recommended sampler; None to run what was chosen.
+
+    This never raises, and says in the log what is taken.
+
+    Args:
+        options: what was chosen.
+        find: the host's call of `best`.
+        switch: what switches that off, in the log's words.
+    """
+    if not isinstance(options, Recommended):
+        return None
+    try:
+        found = find()
+    except Exception as error:  # of any type: a run never ends for this
+        LOG.debug("no calibration was looked for", exc_info=error)
+        return None
+    if found is not None:
+        name, one = found
+        LOG.info(
+            f"DPM++ (recommended): takes the calibration {escaped(name, 100)}, which was made on this "
+            f"model for {one.calls} calls; {switch} switches that off."
+        )
+    return found
+
+
 def best(
     saved: Iterable[Saved],
     model: HostModel,
@@ -104,7 +132,7 @@ def best(
     guidance: float | None,
     own: Callable[[], str],
 ) -> Saved | None:
-    """The calibration to run in place of the recommended sampler; None to run that.
+    """The calibration for a run of the recommended sampler, if there is one.
 
     It was made on a model of the same fingerprint, kind and shift, for so many calls and about this
     guidance, and measured closer. A part of a list, or another list than the recommended one, is run
@@ -127,19 +155,6 @@ def best(
     positions = positions_of(x.shape)
     same = [(name, one) for name, one in fitting if one.fitted.fingerprint == told]
     return min(same, key=lambda pair: _other_size(pair[1], positions), default=None)
-
-
-def tell(found: Saved, switch: str) -> None:
-    """Say in the log which calibration is taken.
-
-    Args:
-        switch: what switches that off.
-    """
-    name, one = found
-    LOG.info(
-        f"DPM++ (recommended): takes the calibration {escaped(name, 100)}, which was made on this "
-        f"model for {one.calls} calls; {switch} switches that off."
-    )
 
 
 def _suits(one: Calibration, model: HostModel, guidance: float | None) -> bool:

@@ -74,7 +74,14 @@ class Problem:
 
     def noise(self) -> torch.Tensor:
         """Unit noise, float64, [images, values]."""
-        generator = torch.Generator().manual_seed(self.seed)
+        return self._noise(self.seed)
+
+    def other_noise(self) -> torch.Tensor:
+        """Unit noise for image to image: not that which the images were made of."""
+        return self._noise(self.seed + 1000)
+
+    def _noise(self, seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
         return torch.randn(self.images, self.values, generator=generator, dtype=torch.float64)
 
     def solution(self, process: Process) -> torch.Tensor:

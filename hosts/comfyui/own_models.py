@@ -12,7 +12,6 @@ import torch
 from ...samplers.log import LOG
 from ...samplers.options import Options
 from ...samplers.solvers.fitted import Calibration
-from ...samplers.solvers.recommended import Recommended
 from .. import own_models
 from .model import ComfyModel
 
@@ -42,29 +41,20 @@ def fingerprint(patcher: Any) -> str:
 def calibration(
     options: Options, guider: Any, x: torch.Tensor, sigmas: torch.Tensor
 ) -> Calibration | None:
-    """The calibration to run in place of the recommended sampler; None to run that.
-
-    See `own_models.best`. This never raises, and says in the log what is taken.
+    """The calibration to run in place of the recommended sampler; see `own_models.taken`.
 
     Args:
         guider: the host's, prepared.
         x, sigmas: of the run.
     """
-    if not isinstance(options, Recommended):
-        return None
-    try:
+
+    def find() -> own_models.Saved | None:
         patcher = guider.model_patcher
-        guidance = getattr(guider, "cfg", None)
-        found = own_models.best(
-            saved(), ComfyModel.of(patcher), x, sigmas, guidance, lambda: fingerprint(patcher)
-        )
-    except Exception as error:  # of any type: a run never ends for this
-        LOG.debug("no calibration was looked for", exc_info=error)
-        return None
-    if found is None:
-        return None
-    own_models.tell(found, "the input use_calibrations of its node")
-    return found[1]
+        model, guidance = ComfyModel.of(patcher), getattr(guider, "cfg", None)
+        return own_models.best(saved(), model, x, sigmas, guidance, lambda: fingerprint(patcher))
+
+    found = own_models.taken(options, find, "the input use_calibrations of its node")
+    return found and found[1]
 
 
 def saved() -> Iterator[own_models.Saved]:

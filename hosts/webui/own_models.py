@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from modules import paths
 
-from ...samplers.log import LOG
 from ...samplers.options import Options
-from ...samplers.solvers.recommended import Recommended
 from .. import own_models
 from .model import WebuiModel
 from .settings import USE_CALIBRATIONS, switched_on
@@ -31,28 +29,23 @@ def calibration(
     sigmas: torch.Tensor,
     extra_args: Mapping[str, Any],
 ) -> own_models.Saved | None:
-    """The calibration to run in place of the recommended sampler; None to run that.
-
-    See `own_models.best`. This never raises, and says in the log what is taken.
+    """The calibration to run in place of the recommended sampler; see `own_models.taken`.
 
     Args:
         denoiser: the host's, with guidance.
         x, sigmas, extra_args: of the run.
     """
-    if not isinstance(options, Recommended) or not switched_on(USE_CALIBRATIONS):
+    if not switched_on(USE_CALIBRATIONS):
         return None
-    wrap = denoiser.inner_model
-    try:
-        guidance = extra_args.get("cond_scale")
-        found = own_models.best(
-            saved(), WebuiModel(wrap), x, sigmas, guidance, lambda: fingerprint(wrap.inner_model)
+
+    def find() -> own_models.Saved | None:
+        wrap, guidance = denoiser.inner_model, extra_args.get("cond_scale")
+        network = wrap.inner_model
+        return own_models.best(
+            saved(), WebuiModel(wrap), x, sigmas, guidance, lambda: fingerprint(network)
         )
-    except Exception as error:  # of any type: a run never ends for this
-        LOG.debug("no calibration was looked for", exc_info=error)
-        return None
-    if found is not None:
-        own_models.tell(found, "a setting on the page DPM-Solver")
-    return found
+
+    return own_models.taken(options, find, "a setting on the page DPM-Solver")
 
 
 def saved() -> Iterator[own_models.Saved]:

@@ -26,7 +26,6 @@ class Flow(HostModel):
 
     schedule: NoiseSchedule = SCHEDULE
     kind: str = "Flow"
-    shift: float | None = 1.0
     own_sigma_max: float = 1.0
     sigma_min: float = 0.001
 
