@@ -23,7 +23,7 @@ NONE_YET = "(none yet: run DPM-Solver Calibrate)"
 
 LATER = (
     "Image to image: these are DPM++ (recommended) and its sigmas for this start, with {calls} model "
-    "calls. On large images it comes closer than the end of a calibration, which is for whole runs."
+    "calls. A calibration is for whole runs; on a stand-in for a large model its end was farther."
 )
 """What the report of a calibration says first at a denoise below 1."""
 
