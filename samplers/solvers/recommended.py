@@ -28,8 +28,8 @@ from .row_weights import counted_as, weights
 from .rows import LARGEST, Row, share_of
 
 DECIDED = 15.0
-"""Below this s the coarse structure of an image is decided, and the rest is much like a Gaussian. Chosen
-with BEGUN on `CHECK`, three models of `TUNE`, and those of `benchmarks/two_models.py`."""
+"""Below this s the coarse structure of an image is decided, and the rest is much like a Gaussian.
+Chosen with BEGUN on `CHECK`, three models of `TUNE`, and those of `benchmarks/two_models.py`."""
 
 BEGUN = 2.0
 """A part that starts with an s of more than that of the whole run over this lacks few outputs."""

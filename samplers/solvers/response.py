@@ -25,8 +25,8 @@ VARIANCES = np.geomspace(3e-3, 3e3, 40)
 """Of details of an image whose overall variance is 1."""
 
 STAY = 0.05
-"""How much a change of a gain counts beside a relative change of a response. Chosen on models of `TUNE`,
-for image to image and for whole runs."""
+"""How much a change of a gain counts beside a relative change of a response. Chosen on models of
+`TUNE`, for image to image and for whole runs."""
 
 SAME_LEVEL = 1e-6
 """In log s. Levels that are as near as this are a row's own, but for rounding."""
