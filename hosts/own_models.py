@@ -143,34 +143,48 @@ def best(
         own: the model's fingerprint, which is asked for only if there is a calibration to compare.
     """
     grid = Grid.of(sigmas, model.schedule)
-    if not model.is_recommended(grid):
-        return None
-    fitting = [
-        (name, one)
-        for name, one in saved
-        if one.calls == grid.calls and _suits(one, model, guidance)
-    ]
-    if not fitting or not (told := own()):
-        return None
+    near = [pair for pair in saved if _near(pair[1].fitted.guidance, guidance, OTHER_GUIDANCE)]
     positions = positions_of(x.shape)
-    same = [(name, one) for name, one in fitting if one.fitted.fingerprint == told]
+    same = made_on(near, model, grid, own)
     return min(same, key=lambda pair: _other_size(pair[1], positions), default=None)
 
 
-def _suits(one: Calibration, model: HostModel, guidance: float | None) -> bool:
-    """Whether it is a measured solver for such a model and guidance."""
+def made_on(
+    saved: Iterable[Saved], model: HostModel, grid: Grid, own: Callable[[], str]
+) -> list[Saved]:
+    """The calibrations of this very model for a run of the recommended sampler, at any guidance.
+
+    Args:
+        own: see `best`.
+    """
+    if not model.is_recommended(grid):
+        return []
+    fitting = [(name, one) for name, one in saved if one.calls == grid.calls and _suits(one, model)]
+    if not fitting or not (told := own()):
+        return []
+    return [(name, one) for name, one in fitting if one.fitted.fingerprint == told]
+
+
+def _suits(one: Calibration, model: HostModel) -> bool:
+    """Whether it is a measured solver for such a model."""
     fitted = one.fitted
     if not (one.steps and fitted.errors and fitted.fingerprint) or fitted.stopped:
         return False
     if fitted.model != model.kind or not _near(fitted.shift, model.shift, 1e-3):
-        return False
-    if not _near(fitted.guidance, guidance, OTHER_GUIDANCE):
         return False
     try:
         model.check(one, "")
     except ValueError:
         return False
     return True
+
+
+def guidances(one: Calibration) -> str:
+    """In words: the guidance for which `best` finds a calibration."""
+    own = one.fitted.guidance
+    if own is None:
+        return "a guider without CFG"
+    return f"a CFG of {own * (1 - OTHER_GUIDANCE):.3g} to {own * (1 + OTHER_GUIDANCE):.3g}"
 
 
 def _near(own: float | None, other: float | None, apart: float) -> bool:

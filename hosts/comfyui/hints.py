@@ -29,18 +29,24 @@ def hint(options: Options, model: ComfyModel, sigmas: torch.Tensor, cfg: Any = N
     try:
         _rising(sigmas)
         if isinstance(options, Recommended):
-            _what_it_takes(options, model, sigmas, cfg)
+            LOG.info("DPM++ (recommended): %s", what_it_takes(options, model, sigmas, cfg))
             _other_scheduler(model.model_sampling, sigmas)
     except Exception as error:
         LOG.debug("no hint for this run", exc_info=error)
 
 
-def _what_it_takes(options: Recommended, model: ComfyModel, sigmas: torch.Tensor, cfg: Any) -> None:
-    shift = getattr(model.model_sampling, "shift", None)
+def what_it_takes(
+    options: Recommended, model: ComfyModel, sigmas: torch.Tensor, cfg: Any = None
+) -> str:
+    """What the recommended sampler does on a list of sigmas, in a line.
+
+    Args:
+        cfg: the guider's CFG, if it is known and the guider has one.
+    """
     about = [options.describe(Grid.of(sigmas, model.schedule))]
-    about += [f"shift {shift:g}"] if isinstance(shift, float | int) and model.flow else []
+    about += [f"shift {model.shift:g}"] if model.shift is not None else []
     about += [f"CFG {cfg:g}"] if isinstance(cfg, float | int) else []
-    LOG.info("DPM++ (recommended): %s", ", ".join(about))
+    return ", ".join(about)
 
 
 def _rising(sigmas: torch.Tensor) -> None:

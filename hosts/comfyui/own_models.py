@@ -9,6 +9,8 @@ from typing import Any
 import folder_paths
 import torch
 
+from ...samplers.checks import escaped
+from ...samplers.grid import Grid
 from ...samplers.log import LOG
 from ...samplers.options import Options
 from ...samplers.solvers.fitted import Calibration
@@ -55,6 +57,24 @@ def calibration(
 
     found = own_models.taken(options, find, "the input use_calibrations of its node")
     return found and found[1]
+
+
+def offered(patcher: Any, sigmas: torch.Tensor) -> str:
+    """For the node's report: the calibrations that a run on these sigmas may take; "" for none.
+
+    This never raises: the run itself looks again, and says why it takes none.
+    """
+    try:
+        model = ComfyModel.of(patcher)
+        grid = Grid.of(sigmas, model.schedule)
+        found = own_models.made_on(saved(), model, grid, lambda: fingerprint(patcher))
+    except Exception as error:  # of any type, as of other packs' models
+        LOG.debug("no calibration was looked for", exc_info=error)
+        return ""
+    return "\n".join(
+        f"With {own_models.guidances(one)}: the calibration {escaped(name, 100)} in its place."
+        for name, one in found
+    )
 
 
 def saved() -> Iterator[own_models.Saved]:

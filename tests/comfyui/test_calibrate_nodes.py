@@ -561,6 +561,28 @@ def test_recommended_takes_the_calibration_of_this_very_model(
     assert host.log().count(said) == before + 1
 
 
+def test_recommended_reports_what_it_takes(host: Server, diffusion: Made) -> None:
+    def said(**inputs: Any) -> str:
+        settings: dict[str, Any] = {"steps": CALLS, "denoise": 1.0, **inputs}
+        graph = {
+            "model": node("DPMSolverDemo_Model"),
+            "shifted": node("ModelSamplingSD3", model=["model", 0], shift=3.0),
+            "pair": node("DPMSolver_Recommended", **{"model": ["model", 0], **settings}),
+            "report": node("PreviewAny", source=["pair", 2]),
+        }
+        return str(host.run(graph)["report"]["text"][0])
+
+    own = f"diffusion model, {CALLS} calls: its own sigmas and weights"
+    offered = f"With a CFG of 1.4 to 2.6: the calibration {diffusion.name} in its place."
+    assert said() == f"{own}\n{offered}"
+    assert said(use_calibrations=False) == own
+    assert said(steps=40) == own.replace(f" {CALLS} ", " 40 ")
+    assert said(denoise=0.5).startswith(f"diffusion model, {CALLS} calls from sigma ")
+    assert said(denoise=0.0) == ""
+    flow = said(model=["shifted", 0], steps=7)
+    assert flow == "flow model, 7 calls: its own sigmas and weights, shift 3"
+
+
 @pytest.mark.parametrize("patches", [[], [SD3]], ids=["diffusion", "flow"])
 @pytest.mark.parametrize(("steps", "denoise"), [(1, 1.0), (8, 1.0), (8, 0.5)])
 def test_recommended_is_the_menus(

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .. import sampling
+from ....samplers.solvers.recommended import Recommended
+from .. import hints, own_models, sampling
 from ..model import ComfyModel
 from . import inputs
 
@@ -53,6 +54,10 @@ class DPMSolver_Recommended(io.ComfyNode):
             outputs=[
                 io.Sampler.Output(tooltip="The sampler. It goes with the sigmas beside it."),
                 io.Sigmas.Output(tooltip="The sigmas that belong to it. Connect both."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="What it takes for this model, and calibrations that may run instead.",
+                ),
             ],
         )
 
@@ -67,4 +72,7 @@ class DPMSolver_Recommended(io.ComfyNode):
     ) -> io.NodeOutput:
         host_model = ComfyModel.of(model)
         pair = sampling.recommended_pair(host_model, steps, denoise, own_model=use_calibrations)
-        return io.NodeOutput(*pair)
+        _, sigmas = pair
+        report = [hints.what_it_takes(Recommended(), host_model, sigmas)] if denoise else []
+        report += [own_models.offered(model, sigmas)] if use_calibrations else []
+        return io.NodeOutput(*pair, "\n".join(filter(None, report)))
