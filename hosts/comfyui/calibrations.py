@@ -15,7 +15,7 @@ from ...lab.calibration import files, texts
 from ...samplers.checks import between, escaped
 from ...samplers.log import LOG
 from ...samplers.solvers.fitted import Calibrated, Calibration
-from . import own_models, sampling
+from . import model_files, own_models, sampling
 from .model import ComfyModel
 from .own_models import FOLDER
 
@@ -106,6 +106,23 @@ def _those_that_fit(model: ComfyModel) -> str:
         return "None of the saved ones fits it."
     more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
     return f"Those that fit it: {', '.join(listed[:MOST_NAMES])}{more}."
+
+
+def fitting(names: Sequence[str]) -> list[str] | None:
+    """The names of the saved calibrations that were made for such a model.
+
+    Args:
+        names: what may be the model's file: all names that its loader has. The first that the
+            host can tell counts. Nodes after the loader may change a model's schedule, not its kind.
+
+    Returns:
+        None if the host can't tell.
+    """
+    kind = next(filter(None, map(model_files.kind_of, names)), "")
+    if not kind:
+        return None
+    suited = [name for name, one in own_models.saved() if one.fitted.model in ("", kind)]
+    return list(dict.fromkeys(map(files.portable, suited)))
 
 
 def fingerprint(name: str) -> str:

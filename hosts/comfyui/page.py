@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from ...samplers.catalog import CATALOG
@@ -11,6 +12,10 @@ HIDDEN_SAMPLERS = "/dpm_solver/hidden_samplers"
 
 CALIBRATION = "/dpm_solver/calibration"
 """Where `web/calibrations.js` asks for the text of a calibration file, `?name=`."""
+
+FITTING = "/dpm_solver/fitting_calibrations"
+"""Where it asks which files were made for a model like the connected one, `?file=` for each name that
+the model's loader has. The answer is null if that can't be told."""
 
 
 def server() -> Any:
@@ -38,3 +43,10 @@ def register_routes() -> None:
         from . import calibrations  # with the lab, without which the menus are registered, too
 
         return web.json_response(calibrations.about(request.query.get("name", "")))
+
+    @routes.get(FITTING)
+    async def fitting(request: Any) -> Any:
+        from . import calibrations
+
+        names = request.query.getall("file", [])
+        return web.json_response(await asyncio.to_thread(calibrations.fitting, names))

@@ -9,6 +9,7 @@ import pytest
 
 from dpm_solver_nodes.samplers.catalog import CATALOG
 from dpm_solver_nodes.tests.comfyui.test_languages import ALONE
+from dpm_solver_nodes.tests.support import page_menus
 from dpm_solver_nodes.tests.support.digits import MENU
 from dpm_solver_nodes.tools import browser, translations
 from dpm_solver_nodes.tools.server import Server
@@ -21,16 +22,13 @@ HIDDEN = [entry.id for entry in CATALOG if not entry.short]
 SETTING = "DPMSolver.ShowAllSamplers"
 NODES = ("KSampler", "KSamplerAdvanced", "KSamplerSelect")
 SAMPLER = "window.app.graph._nodes.at(-1).widgets.find((one) => one.name === 'sampler_name')"
-# How each of the page's two ways to draw nodes shows the menu of the only node in the graph.
-WAYS = {"canvas": False, "vue": True}
-ENTRIES = {"canvas": ".litecontextmenu .litemenu-entry", "vue": "[role=option]"}
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=page_menus.WAYS)
 def shown(request: pytest.FixtureRequest, host: Server) -> Iterator[tuple[Page, str]]:
     if reason := browser.missing():
         pytest.skip(reason)
-    with browser.opened(host, Comfy_VueNodes_Enabled=WAYS[request.param]) as page:
+    with browser.opened(host, Comfy_VueNodes_Enabled=page_menus.WAYS[request.param]) as page:
         yield page, request.param
     host.post("/settings", {"Comfy.VueNodes.Enabled": False, SETTING: False})
 
@@ -54,23 +52,8 @@ def listed(page: Page) -> list[str]:
 def opened(shown: tuple[Page, str]) -> list[str]:
     """The entries of ours that a click on the menu of KSamplerSelect shows."""
     page, way = shown
-    x, y = page.evaluate(ALONE, "KSamplerSelect")
-    if way == "canvas":
-        page.mouse.click(x, y)
-    else:
-        page.locator('[aria-label="sampler_name"]').first.click()
-    entries = page.locator(ENTRIES[way])
-    entries.first.wait_for(timeout=10_000)
-    names: list[str] = []
-    # Newer pages draw only the entries in view.
-    while new := [
-        name for text in entries.all_inner_texts() if (name := text.strip()) not in names
-    ]:
-        names += new
-        entries.last.scroll_into_view_if_needed()
-        page.wait_for_timeout(200)
-    page.keyboard.press("Escape")
-    return ours(names)
+    at = page.evaluate(ALONE, "KSamplerSelect")
+    return ours(page_menus.opened(page, way, "sampler_name", at))
 
 
 def test_the_short_menu_is_what_most_people_need() -> None:

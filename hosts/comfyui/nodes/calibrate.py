@@ -178,8 +178,9 @@ class DPMSolver_Calibrated(io.ComfyNode):
                     "calibration",
                     options=calibrations.names(),
                     tooltip="A file in models/dpm_solver or its subfolders. With the mouse over "
-                    "it, its text says for which model and settings it is. To use a file of somebody "
-                    "else, copy it there and press R.",
+                    "it, its text says for which model and settings it is. Files for another kind of "
+                    "model than the connected one are left out. To use a file of somebody else, copy "
+                    "it there and press R.",
                 ),
                 io.Model.Input(
                     "model",

@@ -1,0 +1,40 @@
+"""The menus of the host's page, in each of its two ways to draw nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+WAYS = {"canvas": False, "vue": True}
+"""The way -> the page's setting Comfy.VueNodes.Enabled."""
+
+ENTRIES = {"canvas": ".litecontextmenu .litemenu-entry", "vue": "[role=option]"}
+
+
+def opened(page: Page, way: str, name: str, at: tuple[float, float]) -> list[str]:
+    """The entries that a click on a node's menu shows.
+
+    Args:
+        name: of the input.
+        at: where on the screen it is on the canvas.
+    """
+    if way == "canvas":
+        page.mouse.click(*at)
+    else:
+        page.locator(f'[aria-label="{name}"]').first.click()
+    entries = page.locator(ENTRIES[way])
+    entries.first.wait_for(timeout=10_000)
+    names: list[str] = []
+    # Newer pages draw only the entries in view.
+    while new := [
+        entry for text in entries.all_inner_texts() if (entry := text.strip()) not in names
+    ]:
+        names += new
+        entries.last.scroll_into_view_if_needed()
+        page.wait_for_timeout(200)
+    page.keyboard.press("Escape")
+    if way == "canvas":  # where a short list has no filter to be left, it stays open
+        page.evaluate("() => LiteGraph.closeAllContextMenus(window)")
+    return names
