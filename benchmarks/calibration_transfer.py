@@ -57,7 +57,7 @@ CASES = (
 
 def guided(problem: Problem, process: Process, guidance: float) -> Any:
     """The problem's model with a multiple of its guidance."""
-    denoiser: Any = problem.make(torch.float64)
+    denoiser: Any = problem.make()
     denoiser.guidance *= guidance
     return model_of(problem, process, _shape(problem), denoiser)
 

@@ -40,7 +40,6 @@ ITERATIONS = 40
 FINE = 150
 """Steps of the converged solution, which is far less of a way than from noise alone."""
 
-EXACT_FROM = 14
 ALL_UP_TO = 8
 """With so few calls a fit begins with each of several solvers; with more, with the closest."""
 
@@ -66,9 +65,8 @@ def plain(start: float, calls: int, last: float, rho: float, curvature: float) -
 
 
 def case(problem: Problem, process: Process, start: float, calls: int) -> Case:
-    dtype = torch.float64 if calls >= EXACT_FROM else torch.float32
-    z, solution = (tensor.to(dtype) for tensor in begun(problem, process, start))
-    one = Case(problem.make(dtype), share_of(problem.positions), z, solution, 1.0)
+    z, solution = begun(problem, process, start)
+    one = Case(problem.model, share_of(problem.positions), z, solution, 1.0)
     solvers = [plain(start, calls, *settings) for settings in PLAIN]
     unit = min(distance(run(one.model, z, solver), solution) for solver in solvers)
     return replace(one, reference=unit)

@@ -33,7 +33,7 @@ from scipy.optimize import minimize
 from ..samplers.solvers.any_list import WIDE
 from ..samplers.solvers.row_weights import FIRST_STEP
 from ..samplers.solvers.rows import SIZES, share_of
-from .problems import CHECK, PROCESSES, TUNE, Problem, Process
+from .problems import CHECK, CHECK_NETWORKS, NETWORKS, PROCESSES, TUNE, Problem, Process
 from .problems.fields import Pullback
 from .problems.problems import Denoiser
 from .references import model_sampling, reference
@@ -41,6 +41,10 @@ from .references import model_sampling, reference
 DATA = Path(__file__).parent.parent / "samplers" / "solvers" / "recommended.json"
 EARLIER = 2
 SHARPNESS = 2.0
+COUNTS, IMAGES = 2.0, 2
+"""Of each network in `NETWORKS`: how many exact models it counts as, and how many of its images are
+taken, as it takes far longer than an exact model."""
+
 SEVERAL_BELOW = 8
 """With fewer calls there are several valleys: the best of several starts is taken."""
 
@@ -53,9 +57,6 @@ differences of the logs of the steps, and differences between the gains for the 
 
 FREE_BELOW = 20
 """With fewer calls the penalties count less: there is less to be smooth."""
-
-EXACT_FROM = 20
-"""From so many calls the search ends early in float32."""
 
 TOLERANCE = 1e-3
 """Of the aim: less is no gain."""
@@ -192,6 +193,7 @@ class Case:
 
     Attributes:
         share: where its images' size lies between small, 0, and large, 1.
+        counts: as so many models.
     """
 
     model: Denoiser
@@ -199,17 +201,25 @@ class Case:
     start: torch.Tensor
     solution: torch.Tensor
     reference: float
+    counts: float = 1.0
 
     @classmethod
-    def of(cls, problem: Problem, processes: Sequence[str], calls: int) -> Case:
+    def of(
+        cls,
+        problem: Problem,
+        processes: Sequence[str],
+        calls: int,
+        counts: float = 1.0,
+        images: int | None = None,
+    ) -> Case:
         kind = PROCESSES[processes[0]]
-        dtype = torch.float64 if calls >= EXACT_FROM else torch.float32
         return cls(
-            problem.make(dtype),
+            problem.model,
             share_of(problem.positions),
-            kind.start(problem.noise()).to(dtype),
-            problem.solution(kind).to(dtype),
+            kind.start(problem.noise())[:images],
+            problem.solution(kind)[:images],
             reference(problem, processes, calls),
+            counts,
         )
 
     def ratio(self, solver: Solver) -> tuple[float, torch.Tensor, torch.Tensor]:
@@ -268,6 +278,7 @@ def descend(
     """
     pure, calls = start[0].pure, start[0].calls
     count = calls - 1
+    counts = torch.tensor([case.counts for case in cases], dtype=torch.float64).log()
 
     def pair_of(free: torch.Tensor) -> Pair:
         small, large = (solver(part, one) for part, one in zip(free.chunk(2), start, strict=True))
@@ -306,7 +317,7 @@ def descend(
             ),
             strict=True,
         )
-        scaled = SHARPNESS * torch.tensor(ratios, dtype=torch.float64)
+        scaled = SHARPNESS * torch.tensor(ratios, dtype=torch.float64) + counts
         shares = torch.softmax(scaled, 0).tolist()
         extra = penalty(free)
         tensors: list[torch.Tensor] = [extra]
@@ -334,9 +345,9 @@ def _free(solver: Solver) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (-solver.levels.diff()).log(), solver.gains[1:, 0], solver.gains[2:, 1]
 
 
-def read(kind: str) -> dict[int, Pair]:
+def read(kind: str, path: Path = DATA) -> dict[int, Pair]:
     """Calls -> its solvers. A kind without rows begins with another's."""
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+    data = json.loads(path.read_text()) if path.exists() else {}
     rows = data.get(kind) or data.get(BEGUN_BY.get(kind), {})
     first = PROCESSES[KINDS[kind][0]].s_max
 
@@ -350,14 +361,14 @@ def read(kind: str) -> dict[int, Pair]:
     return {int(calls): (solver(two["small"]), solver(two["large"])) for calls, two in rows.items()}
 
 
-def write(kind: str, rows: dict[int, Pair]) -> None:
-    data = json.loads(DATA.read_text()) if DATA.exists() else {}
+def write(kind: str, rows: dict[int, Pair], path: Path = DATA) -> None:
+    data = json.loads(path.read_text()) if path.exists() else {}
 
     data[kind] = {str(calls): written(rows[calls]) for calls in sorted(rows)}
     text = json.dumps(data)
     for mark in (*KINDS, *SIZES, "s", "slope", "curvature"):
         text = text.replace(f'"{mark}"', f'\n"{mark}"')
-    DATA.write_text(text + "\n")
+    path.write_text(text + "\n")
 
 
 def written(pair: Pair) -> dict[str, dict[str, list[float]]]:
@@ -382,19 +393,23 @@ def main() -> None:
     parser.add_argument("calls", nargs="*", type=int)
     parser.add_argument("--fresh", action="store_true", help="forget the row, start from others")
     parser.add_argument("--iterations", type=int, default=250)
+    parser.add_argument("--again", type=int, default=250, help="iterations at whole times")
+    parser.add_argument("--networks", action="store_true", help="with NETWORKS in the fit")
+    parser.add_argument("--data", type=Path, default=DATA, help="the file of rows")
     options = parser.parse_args()
     torch.set_num_threads(1)
     processes = KINDS[options.kind]
     process = PROCESSES[processes[0]]
-    tune, held_out = (
+    tune, networks, held_out = (
         [problem for problem in part if set(processes) & set(problem.processes)]
-        for part in (TUNE, CHECK)
+        for part in (TUNE, NETWORKS * options.networks, (*CHECK, *CHECK_NETWORKS))
     )
-    print(f"{len(tune)} models", flush=True)
+    print(f"{len(tune)} models, {len(networks)} networks", flush=True)
     for calls in options.calls or ORDER:
         began = time.time()
         cases, others = ([Case.of(p, processes, calls) for p in part] for part in (tune, held_out))
-        rows = read(options.kind)
+        cases += [Case.of(p, processes, calls, COUNTS, IMAGES) for p in networks]
+        rows = read(options.kind, options.data)
         starts = [rows[calls]] if calls in rows and not options.fresh else []
         neighbours = [n for n in rows if n != calls]
         if neighbours and not starts:
@@ -409,10 +424,10 @@ def main() -> None:
         )
         if process.whole_times:
             small, large = (at_whole_times(one, process) for one in found)
-            found, _ = descend(cases, (small, large), options.iterations, move=False)
-        rows = read(options.kind)
+            found, _ = descend(cases, (small, large), options.again, move=False)
+        rows = read(options.kind, options.data)
         rows[calls] = found
-        write(options.kind, rows)
+        write(options.kind, rows, options.data)
         ratios, check = (
             [math.exp(case.ratio(mixed(found, case.share))[0]) for case in group]
             for group in (cases, others)

@@ -9,7 +9,8 @@ Your Steps, GITS, OptimalSteps) hold the best of ComfyUI's samplers on their lis
 
 All run from the same noise, each through its own program's code. Left out are adaptive and CFG++
 solvers, which solve no ODE in fixed steps, and stochastic ones that have no form without noise. A
-calibration takes minutes for each problem: see `calibration_transfer.py`.
+calibration takes minutes for each problem: see `calibration_transfer.py`. RES4LYF's samplers take part
+where a clone of it is given: see `res4lyf.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..samplers.catalog import CATALOG
 from ..samplers.sample import sample
 from ..samplers.schedules.sigma_lists import SPACINGS
 from ..samplers.solvers.recommended import Recommended
-from . import diffusers_peers, references
+from . import diffusers_peers, references, res4lyf
 from .comfyui_import import comfyui_importable, host
 from .judge_recommended import ours
 from .problems import JUDGE, PROCESSES, Problem, Process
@@ -110,6 +111,8 @@ def errors(problem: Problem, process: Process, calls: int) -> dict[str, float]:
         for sampler in references.SAMPLERS:
             made = references.result(problem, process, sampler, sigmas, problem.noise())
             keep(f"ComfyUI, the best on {name}", *made)
+    for name, images, calls_made in res4lyf.results(problem, process, calls):
+        keep(name, images, calls_made)
     if process.name in DIFFUSERS:
         for name, _, kind, settings in diffusers_peers.candidates(process):
             keep(

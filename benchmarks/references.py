@@ -80,7 +80,9 @@ class Guider:
     def __init__(self, problem: Problem, process: Process) -> None:
         self.problem, self.process, self.calls = problem, process, 0
         sampling = model_sampling(process)
-        self.inner_model = SimpleNamespace(model_sampling=sampling)
+        self.inner_model = SimpleNamespace(  # the last two for other packs' samplers
+            model_sampling=sampling, device=torch.device("cpu"), diffusion_model=None
+        )
         self.model_patcher = SimpleNamespace(
             model=self.inner_model, get_model_object=lambda name: sampling
         )

@@ -112,7 +112,7 @@ class Pair:
 
 
 def _problem(model: Fields) -> Problem:
-    return Problem("", "fields", model.guidance, LARGEST, lambda dtype: model, (), 1)
+    return Problem("", "fields", model.guidance, LARGEST, lambda: model, (), 1)
 
 
 def shifted(process: Process, steps: int) -> list[float]:

@@ -47,7 +47,6 @@ class Fields:
         guidance: 0 for none; otherwise image k is guided towards class k.
         seed: of the classes' means.
         share: of the variance that lies between the classes.
-        dtype: float32 is enough for a fit.
     """
 
     def __init__(
@@ -57,14 +56,13 @@ class Fields:
         seed: int = 0,
         classes: int = 16,
         share: float = 0.5,
-        dtype: torch.dtype = torch.float64,
     ) -> None:
         generator = torch.Generator().manual_seed(seed)
         unit = torch.randn(classes, len(variances), generator=generator, dtype=torch.float64)
-        self.means = (unit * (share * variances).sqrt()).to(dtype)
+        self.means = unit * (share * variances).sqrt()
         self.transposed = self.means.T.contiguous()
         self.squares = 0.5 * self.means.square()
-        self.variances = ((1.0 - share) * variances).to(dtype)
+        self.variances = (1.0 - share) * variances
         self.guidance = guidance
         self.values = len(variances)
 

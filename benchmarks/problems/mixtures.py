@@ -15,7 +15,6 @@ class Mixture:
         labels: the class of each.
         smoothing: standard deviation of the Gaussian around each picture.
         guidance: 0 for none; otherwise image k is guided towards class k.
-        dtype: float32 is enough for a fit.
     """
 
     def __init__(
@@ -24,10 +23,9 @@ class Mixture:
         labels: torch.Tensor,
         smoothing: float,
         guidance: float = 0.0,
-        dtype: torch.dtype = torch.float64,
     ) -> None:
         order = labels.argsort(stable=True)
-        self.points, labels = points[order].to(dtype), labels[order]
+        self.points, labels = points[order], labels[order]
         self.transposed = self.points.T.contiguous()
         self.half_squares = 0.5 * self.points.square().sum(1)
         self.smoothing, self.guidance = smoothing, guidance

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from . import networks, pictures
+from . import networks, pictures, tables
 from .fields import Fields, Pullback, spectrum, thinned
 from .mixtures import Mixture
 from .networks import NOISE, VELOCITY
@@ -46,7 +46,8 @@ class Problem:
     """A model with its guidance, and the noises that it starts from.
 
     Attributes:
-        family: what kind of model: "fields", "photographs", "emoji", "digits", "network".
+        family: what kind of model: "fields", "photographs", "emoji", "digits", "tables", "trees",
+            "network".
         positions: of an image: height x width, and x frames.
         make: the denoiser; `values` is the size of an image.
         processes: names of those that samplers are compared on.
@@ -58,7 +59,7 @@ class Problem:
     family: str
     guidance: float
     positions: int
-    make: Callable[[torch.dtype], Denoiser]
+    make: Callable[[], Denoiser]
     processes: tuple[str, ...]
     seed: int
     images: int = 8
@@ -66,7 +67,7 @@ class Problem:
 
     @cached_property
     def model(self) -> Denoiser:
-        return self.make(torch.float64)
+        return self.make()
 
     @property
     def values(self) -> int:
@@ -134,10 +135,10 @@ def fields(
 ) -> Problem:
     slow = 4.0 if len(shape) == 3 else 1.0
 
-    def make(dtype: torch.dtype) -> Fields:
+    def make() -> Fields:
         variances = spectrum(shape, exponent, slow)
         variances = thinned(variances) if thin else variances
-        return Fields(variances.repeat(channels), guidance, seed, share=share, dtype=dtype)
+        return Fields(variances.repeat(channels), guidance, seed, share=share)
 
     size = "x".join(map(str, shape))
     flows = FLOWS[:3] if shape[-1] <= 48 else FLOWS[1:]
@@ -153,10 +154,10 @@ def fields(
     )
 
 
-def mixture(
+def points(
     family: str,
     name: str,
-    size: int,
+    positions: int,
     load: Callable[[], tuple[torch.Tensor, torch.Tensor]],
     smoothing: float,
     guidance: float,
@@ -167,8 +168,8 @@ def mixture(
         f"{family} {name} smoothing {smoothing:g} g {guidance:g}",
         family,
         guidance,
-        size * size,
-        lambda dtype: Mixture(*load(), smoothing, guidance, dtype),
+        positions,
+        lambda: Mixture(*load(), smoothing, guidance),
         (*BOUNDED, *FLOWS),
         seed,
         images,
@@ -185,10 +186,10 @@ def photographs(
     images: int = 8,
 ) -> Problem:
     title = f"{'+'.join(names)} {size}x{size}x3"
-    return mixture(
+    return points(
         "photographs",
         title,
-        size,
+        size * size,
         lambda: pictures.patches(names, size, count, seed),
         smoothing,
         guidance,
@@ -198,10 +199,10 @@ def photographs(
 
 
 def emoji(size: int, offset: int, smoothing: float, guidance: float, seed: int) -> Problem:
-    return mixture(
+    return points(
         "emoji",
         f"{size}x{size}x3 from {offset}",
-        size,
+        size * size,
         lambda: pictures.emoji(size, 480, offset),
         smoothing,
         guidance,
@@ -210,7 +211,31 @@ def emoji(size: int, offset: int, smoothing: float, guidance: float, seed: int) 
 
 
 def digits(smoothing: float, guidance: float, seed: int) -> Problem:
-    return mixture("digits", "8x8", 8, pictures.digits, smoothing, guidance, seed)
+    return points("digits", "8x8", 8 * 8, pictures.digits, smoothing, guidance, seed)
+
+
+def table(name: str, features: int, smoothing: float, guidance: float, seed: int) -> Problem:
+    return points(
+        "tables",
+        f"{name}, {features} features",
+        features,
+        lambda: tables.table(name),
+        smoothing,
+        guidance,
+        seed,
+    )
+
+
+def tree(dimensions: int, smoothing: float, guidance: float, seed: int) -> Problem:
+    return points(
+        "trees",
+        f"{dimensions} dimensions",
+        dimensions,
+        lambda: tables.tree(dimensions, seed),
+        smoothing,
+        guidance,
+        seed,
+    )
 
 
 def demo(guidance: float, seed: int) -> Problem:
@@ -219,7 +244,7 @@ def demo(guidance: float, seed: int) -> Problem:
         "network",
         guidance,
         networks.Demo.values,
-        lambda _: networks.Demo(guidance),
+        lambda: networks.Demo(guidance),
         ("sd",),
         seed,
     )
@@ -231,7 +256,7 @@ def emoji_network(guidance: float, seed: int, images: int = 4) -> Problem:
         "network",
         guidance,
         networks.Emoji.size**2,
-        lambda _: networks.Emoji(guidance, images),
+        lambda: networks.Emoji(guidance, images),
         ("sd", "flow3"),
         seed,
         images,
@@ -255,7 +280,7 @@ def trained(
         "network",
         guidance,
         size * size,
-        lambda _: networks.Trained(name, load, guidance, seed, architecture),
+        lambda: networks.Trained(name, load, guidance, seed, architecture),
         (*BOUNDED, *FLOWS) if dense else ("sd", "flow3") if architecture.velocity else ("sd",),
         seed,
         images,
@@ -279,6 +304,25 @@ def trained_on_patches(
         f"{'+'.join(names)} {size}x{size}x3",
         size,
         lambda: pictures.patches(names, size, 3000, cut),
+        guidance,
+        seed,
+        architecture,
+        images,
+    )
+
+
+def trained_on_emoji(
+    size: int,
+    offset: int,
+    guidance: float,
+    seed: int,
+    architecture: networks.Architecture = networks.DENSE,
+    images: int = 6,
+) -> Problem:
+    return trained(
+        f"emoji {size}x{size}x3 from {offset}",
+        size,
+        lambda: pictures.emoji(size, 1600, offset),
         guidance,
         seed,
         architecture,
@@ -328,9 +372,26 @@ TUNE: tuple[Problem, ...] = (
     digits(0.25, 7.5, 130),
     digits(0.12, 3.0, 138),
     trained_on_patches(("china", "flower"), 8, 4.0, 134),
-    trained("emoji 8x8x3 from 0", 8, lambda: pictures.emoji(8, 1600), 0.0, 136),
+    trained_on_emoji(8, 0, 0.0, 136),
     trained_on_patches(("china",), 12, 2.0, 148, cut=5),
 )
+
+NETWORKS: tuple[Problem, ...] = (
+    trained_on_emoji(16, 0, 3.0, 340, VELOCITY, images=4),
+    trained_on_patches(("china", "flower"), 16, 5.0, 342, NOISE, images=4),
+    trained_on_patches(("china", "flower"), 32, 4.0, 344, VELOCITY, images=3),
+    trained_on_emoji(32, 3, 2.0, 346, NOISE, images=3),
+    trained("digits 8x8", 8, pictures.digits, 3.0, 350),
+    trained_on_patches(("flower",), 24, 0.0, 352, NOISE, images=3, cut=7),
+    trained_on_patches(("china",), 20, 7.0, 354, VELOCITY, images=3, cut=8),
+)
+"""For fits of whole runs, with those in TUNE. The images of large models are networks', too."""
+
+CHECK_NETWORKS: tuple[Problem, ...] = (
+    trained_on_emoji(16, 5, 5.0, 360, NOISE, images=4),
+    trained_on_patches(("motorcycle_left", "hubble_deep_field"), 24, 2.5, 362, VELOCITY, images=3),
+)
+"""What the weight of networks in a fit is chosen by."""
 
 CHECK: tuple[Problem, ...] = (
     fields((40, 40), 1.9, 3.0, 50, images=6),
@@ -354,6 +415,10 @@ JUDGE: tuple[Problem, ...] = (
     photographs(("coffee", "retina"), 8, 0.1, 0.0, 25),
     emoji(16, 1, 0.1, 4.0, 27),
     digits(0.2, 4.0, 29),
+    table("breast_cancer", 30, 0.25, 0.0, 201),
+    table("breast_cancer", 30, 0.1, 4.0, 203),
+    tree(6, 0.1, 0.0, 205),
+    tree(6, 0.25, 4.0, 207),
     trained_on_patches(("coffee", "chelsea", "astronaut"), 10, 3.0, 33, cut=4),
     trained_on_patches(("coffee", "chelsea", "astronaut"), 16, 3.0, 37, VELOCITY, images=4, cut=4),
     trained_on_patches(("retina", "coffee", "rocket"), 24, 5.0, 39, NOISE, images=4, cut=4),
