@@ -13,10 +13,10 @@ profit as well. Its gradient is found by back-propagation through the whole run,
 from there. Each number of calls starts from its neighbour's solver. Hosts move a diffusion model's
 sigmas to whole times, so its rows end there and their gains are fitted again. Results go to the file
 of the sampler's data, where rows that are not asked for stay. EDM's rows and those for zero terminal
-SNR were fitted with --iterations 40, some of EDM's twice. Stable Diffusion's from 8 calls up to 25 were
-fitted again with --networks --iterations 40 --again 40 (10 and 15 calls with 60 of each). Those between
-that are not there were left out: on networks a mean of neighbours is closer than a row that was fitted
-without them. All seeds are in `problems.py`.
+SNR were fitted with --iterations 40, some of EDM's twice. Stable Diffusion's from 8 calls up to 25
+were fitted again with --networks --iterations 40 --again 40 (10 and 15 calls with 60 of each). Those
+between that are not there were left out: on networks a mean of neighbours is closer than a row that was
+fitted without them. All seeds are in `problems.py`.
 """
 
 from __future__ import annotations
