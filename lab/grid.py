@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from . import fonts
 from .compare import MOST_IMAGES, Cell, Reference
 from .table import by_row, column_of, short
 
@@ -101,7 +102,8 @@ def grid(
     top = MARGIN + max(tall, HEAD + 14 + 3 * LINE) + 40
     canvas = Image.new("RGB", (width, top + len(rows) * band), PAPER)
     draw = ImageDraw.Draw(canvas)
-    head, caption = ImageFont.load_default(HEAD), ImageFont.load_default(CAPTION)
+    texts = [reference.label, remark, *(cell.label + cell.failure for cell in cells)]
+    head, caption = fonts.font(HEAD, texts), fonts.font(CAPTION, texts)
     canvas.paste(Image.fromarray(first), (MARGIN, MARGIN))
     _beside(draw, width, reference, remark, head, caption)
     places = {id(cell): i for i, cell in enumerate(cells)}

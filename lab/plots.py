@@ -15,6 +15,7 @@ import numpy as np
 from ..samplers.checks import escaped
 from ..samplers.plan import DENOISED, Plan
 from ..samplers.schedules.process import NoiseSchedule, RectifiedFlow
+from . import fonts
 from .compare import Cell, Reference
 from .table import by_row
 
@@ -400,5 +401,19 @@ def _decorate(axes: Any) -> None:
 
 
 def _pixels(figure: Any) -> np.ndarray:
+    _with_all_letters(figure)
     figure.canvas.draw()
     return np.array(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def _with_all_letters(figure: Any) -> None:
+    """Letters that matplotlib's own font lacks are drawn with one of the system's that has them."""
+    from matplotlib.font_manager import FontProperties, fontManager
+    from matplotlib.text import Text
+
+    texts = [one for one in figure.findobj(Text) if fonts.has_east_asian(one.get_text())]
+    if texts and (path := fonts.east_asian()):
+        fontManager.addfont(path)
+        families = ["DejaVu Sans", FontProperties(fname=path).get_name()]
+        for one in texts:
+            one.set_fontfamily(families)

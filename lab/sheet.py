@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from . import table
+from . import fonts, table
 from .grid import EMPTY, FAINT, INK, MARGIN, PAPER, fitting
 from .report import Report
 
@@ -46,13 +46,13 @@ def _filled(picture: np.ndarray, tall: int) -> np.ndarray:
 
 
 def _head(report: Report, width: int) -> np.ndarray:
-    title, text = ImageFont.load_default(TITLE), ImageFont.load_default(TEXT)
-    lines = [
-        part for line in report.setup.lines() for part in _broken(line, text, width - 2 * MARGIN)
-    ]
+    setup = report.setup
+    texts = [setup.name, *setup.lines()]
+    title, text = fonts.font(TITLE, texts), fonts.font(TEXT, texts)
+    lines = [part for line in setup.lines() for part in _broken(line, text, width - 2 * MARGIN)]
     canvas = Image.new("RGB", (width, MARGIN + TITLE + 20 + len(lines) * LINE), PAPER)
     draw = ImageDraw.Draw(canvas)
-    question = fitting(f"Which sampler for {report.setup.name}?", title, width - 2 * MARGIN)
+    question = fitting(f"Which sampler for {setup.name}?", title, width - 2 * MARGIN)
     draw.text((MARGIN, MARGIN), question, INK, title)
     for i, line in enumerate(lines):
         draw.text((MARGIN, MARGIN + TITLE + 20 + i * LINE), line, FAINT, text)
@@ -73,8 +73,8 @@ def _broken(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
 
 def _figures(report: Report, width: int) -> np.ndarray:
     """The errors as a table, the smallest of each number of calls on a tinted ground."""
-    font = ImageFont.load_default(TEXT)
     rows = table.rows(report.cells, report.budgets)
+    font = fonts.font(TEXT, (name for name, *_ in rows))
     marked = _marked(report)
     columns = [
         max(map(font.getlength, column)) + 28 for column in list(zip(*rows, strict=True))[1:]
