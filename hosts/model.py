@@ -122,7 +122,11 @@ class HostModel(ABC):
             calls = intervals + finishes
             own = recommended_sigmas(self.schedule, sigma_max, sigma_min, calls, positions)
             *falling, _ = self._moved(own)
-            return falling if finishes else [*falling, sigma_min]
+            if finishes:
+                return falling
+            if falling[-1] <= sigma_min * (1.0 + ROUNDED):  # a row may end at sigma_min itself
+                falling[-1] = math.sqrt(falling[-2] * sigma_min)
+            return [*falling, sigma_min]
         times = self.times(sigma_max, sigma_min)
         if spacing == "logSNR":
             first = flow_first(times.sigma, times.start, intervals)

@@ -36,25 +36,48 @@ function loaderTexts(node, seen = new Set()) {
     return values.filter((value) => typeof value === "string");
 }
 
-const fitting = new Map(); // question -> names, or null for all; a question that is asked has an entry
+function questionOf(node) {
+    const texts = loaderTexts(node.getInputNode(node.findInputSlot("model")));
+    return new URLSearchParams(texts.map((text) => ["file", text])).toString();
+}
 
-async function ask(question, node) {
-    fitting.set(question, null);
-    fitting.set(question, await answerOf("fitting_calibrations", question));
-    if (node.widgets?.length) node.widgets.push(node.widgets.pop()); // Vue's nodes read the list again
+const answers = new Map(); // question -> its names, null for all files, and the promise of them
+const drawn = new Map(); // node -> the names that its menu was drawn with
+
+const LATER = 300; // ms
+
+/* Vue's nodes read the list only when their widgets change, and one that is just being made may still
+ * be drawn with the list as it was: hence once more. */
+function redraw(node) {
+    const change = () => node.widgets?.length && node.widgets.push(node.widgets.pop());
+    change();
+    setTimeout(change, LATER);
+}
+
+async function learn(node) {
+    const question = questionOf(node);
+    if (question && !answers.has(question)) {
+        const answer = { names: null };
+        answers.set(question, answer);
+        answer.asked = answerOf("fitting_calibrations", question).then((names) => {
+            answer.names = names;
+        });
+    }
+    await answers.get(question)?.asked;
+    const names = answers.get(question)?.names ?? null;
+    if (drawn.get(node) === names) return;
+    drawn.set(node, names);
+    redraw(node);
 }
 
 function offered(node, widget, values) {
-    const texts = loaderTexts(node.getInputNode(node.findInputSlot("model")));
-    const question = new URLSearchParams(texts.map((text) => ["file", text])).toString();
-    if (question && !fitting.has(question)) ask(question, node);
-    const names = fitting.get(question);
-    if (!names || !Array.isArray(values)) return values;
-    return values.filter((name) => name === widget.value || names.includes(name));
+    const answer = answers.get(questionOf(node));
+    if (!answer) learn(node);
+    if (!answer?.names || !Array.isArray(values)) return values;
+    return values.filter((name) => name === widget.value || answer.names.includes(name));
 }
 
-/* The list is read each time a menu is drawn. The page assigns `values` anew when node definitions are
- * refreshed. */
+/* The page assigns `values` anew when node definitions are refreshed. */
 function offerFitting(node, widget) {
     let { values } = widget.options;
     Object.defineProperty(widget.options, "values", {
@@ -67,6 +90,14 @@ function offerFitting(node, widget) {
     });
 }
 
+/* Another model in the loader, another link. */
+api.addEventListener("graphChanged", () => {
+    for (const node of drawn.keys()) {
+        if (node.graph) learn(node);
+        else drawn.delete(node);
+    }
+});
+
 app.registerExtension({
     name: "DPMSolver.Calibrations",
     nodeCreated(node) {
@@ -74,6 +105,7 @@ app.registerExtension({
         const widget = node.widgets?.find((one) => one.name === "calibration");
         if (!widget) return;
         offerFitting(node, widget);
+        drawn.set(node, null);
         const { callback } = widget;
         widget.callback = function (...given) {
             explain(widget);
@@ -87,6 +119,7 @@ app.registerExtension({
         explain(widget);
     },
     refreshComboInNodes() {
-        fitting.clear();
+        answers.clear();
+        for (const node of drawn.keys()) learn(node);
     },
 });

