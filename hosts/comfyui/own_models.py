@@ -62,7 +62,7 @@ def calibration(
 def offered(patcher: Any, sigmas: torch.Tensor) -> str:
     """For the node's report: the calibrations that a run on these sigmas may take; "" for none.
 
-    This never raises: the run itself looks again, and says why it takes none.
+    This never raises. The run itself looks again, and tells what it takes.
     """
     try:
         model = ComfyModel.of(patcher)
