@@ -47,7 +47,8 @@ const drawn = new Map(); // node -> the names that its menu was drawn with
 const LATER = 300; // ms
 
 /* Vue's nodes read the list only when their widgets change, and one that is just being made may still
- * be drawn with the list as it was: hence once more. */
+ * be drawn with the list as it was: hence once more. On a slow machine that may be too soon, and then
+ * it shows all files until it is drawn again. */
 function redraw(node) {
     const change = () => node.widgets?.length && node.widgets.push(node.widgets.pop());
     change();
