@@ -44,15 +44,9 @@ function questionOf(node) {
 const answers = new Map(); // question -> its names, null for all files, and the promise of them
 const drawn = new Map(); // node -> the names that its menu was drawn with
 
-const LATER = 300; // ms
-
-/* Vue's nodes read the list only when their widgets change, and one that is just being made may still
- * be drawn with the list as it was: hence once more. On a slow machine that may be too soon, and then
- * it shows all files until it is drawn again. */
+/* Vue's nodes read the list only when their widgets change. */
 function redraw(node) {
-    const change = () => node.widgets?.length && node.widgets.push(node.widgets.pop());
-    change();
-    setTimeout(change, LATER);
+    if (node.widgets?.length) node.widgets.push(node.widgets.pop());
 }
 
 async function learn(node) {
@@ -73,7 +67,7 @@ async function learn(node) {
 
 function offered(node, widget, values) {
     const answer = answers.get(questionOf(node));
-    if (!answer) learn(node);
+    if (!answer || answer.names !== drawn.get(node)) learn(node);
     if (!answer?.names || !Array.isArray(values)) return values;
     return values.filter((name) => name === widget.value || answer.names.includes(name));
 }
@@ -111,6 +105,11 @@ app.registerExtension({
         widget.callback = function (...given) {
             explain(widget);
             return callback?.apply(this, given);
+        };
+        const { onConnectionsChange } = node;
+        node.onConnectionsChange = function (...given) {
+            learn(node);
+            return onConnectionsChange?.apply(this, given);
         };
         const { onConfigure } = node;
         node.onConfigure = function (...given) {
