@@ -143,7 +143,7 @@ def best(
         own: the model's fingerprint, which is asked for only if there is a calibration to compare.
     """
     grid = Grid.of(sigmas, model.schedule)
-    near = [pair for pair in saved if _near(pair[1].fitted.guidance, guidance, OTHER_GUIDANCE)]
+    near = (pair for pair in saved if _near(pair[1].fitted.guidance, guidance, OTHER_GUIDANCE))
     positions = positions_of(x.shape)
     same = made_on(near, model, grid, own)
     return min(same, key=lambda pair: _other_size(pair[1], positions), default=None)

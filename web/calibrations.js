@@ -42,12 +42,7 @@ function questionOf(node) {
 }
 
 const answers = new Map(); // question -> its names, null for all files, and the promise of them
-const drawn = new Map(); // node -> the names that its menu was drawn with
-
-/* Vue's nodes read the list only when their widgets change. */
-function redraw(node) {
-    if (node.widgets?.length) node.widgets.push(node.widgets.pop());
-}
+const drawn = new Map(); // node -> the names that its menu was drawn with, and what draws it again
 
 async function learn(node) {
     const question = questionOf(node);
@@ -60,29 +55,42 @@ async function learn(node) {
     }
     await answers.get(question)?.asked;
     const names = answers.get(question)?.names ?? null;
-    if (drawn.get(node) === names) return;
-    drawn.set(node, names);
-    redraw(node);
+    const menu = drawn.get(node);
+    if (!menu || menu.names === names) return;
+    menu.names = names;
+    menu.redraw();
 }
 
 function offered(node, widget, values) {
     const answer = answers.get(questionOf(node));
-    if (!answer || answer.names !== drawn.get(node)) learn(node);
+    if (!answer || answer.names !== drawn.get(node)?.names) learn(node);
     if (!answer?.names || !Array.isArray(values)) return values;
     return values.filter((name) => name === widget.value || answer.names.includes(name));
 }
 
-/* The page assigns `values` anew when node definitions are refreshed. */
+/* The page assigns `values` anew when node definitions are refreshed. Vue's nodes read it through a
+ * proxy, and again when it is assigned through that; older ones when the node's widgets change. */
 function offerFitting(node, widget) {
-    let { values } = widget.options;
-    Object.defineProperty(widget.options, "values", {
+    const { options } = widget;
+    let { values } = options;
+    const proxies = new Set();
+    Object.defineProperty(options, "values", {
         configurable: true,
         enumerable: true,
-        get: () => offered(node, widget, values),
-        set: (given) => {
+        get() {
+            if (this !== options) proxies.add(this);
+            return offered(node, widget, values);
+        },
+        set(given) {
             values = given;
         },
     });
+    const redraw = () => {
+        const same = Array.isArray(values) ? [...values] : values;
+        for (const proxy of proxies) proxy.values = same;
+        node.widgets.push(node.widgets.pop());
+    };
+    drawn.set(node, { names: null, redraw });
 }
 
 /* Another model in the loader, another link. */
@@ -100,7 +108,6 @@ app.registerExtension({
         const widget = node.widgets?.find((one) => one.name === "calibration");
         if (!widget) return;
         offerFitting(node, widget);
-        drawn.set(node, null);
         const { callback } = widget;
         widget.callback = function (...given) {
             explain(widget);

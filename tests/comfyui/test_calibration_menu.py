@@ -22,27 +22,20 @@ FITTING = {f"{name}.safetensors" for name in ("for 1.5", "for any")}
 ROUTE = "/dpm_solver/fitting_calibrations"
 MENU = "window.app.graph._nodes.at(-1).widgets.find((one) => one.name === 'calibration')"
 # The node, after so many others, and where on the screen its menu is.
-GRAPH = """([loader, file, between]) => {
-    const { graph, canvas } = window.app
+GRAPH = f"""([loader, file, between]) => {{
+    const {{ graph }} = window.app
     graph.clear()
-    const nodes = [loader, ...between, "DPMSolver_Calibrated"].map((name, i) => {
+    const nodes = [loader, ...between, "DPMSolver_Calibrated"].map((name, i) => {{
         const node = LiteGraph.createNode(name)
-        node.pos = [300 * i - 600 * (i <= between.length), 200]
+        node.pos = [300 * i - 1200, 200]
         graph.add(node)
         return node
-    })
+    }})
     if (nodes[0].widgets?.length) nodes[0].widgets[0].value = file
     for (const [i, node] of nodes.slice(1).entries())
         nodes[i].connect(0, node, node.findInputSlot("model") >= 0 ? "model" : 0)
-    const last = nodes.at(-1)
-    last.pos = [300, 200]
-    canvas.ds.scale = 1
-    canvas.ds.offset = [0, 0]
-    canvas.selectItems ? canvas.selectItems([last]) : canvas.selectNode(last)
-    canvas.draw(true, true)
-    const box = canvas.canvas.getBoundingClientRect()
-    return [box.x + last.pos[0] + 60, box.y + last.pos[1] + last.widgets[0].y + 10]
-}"""
+    return ({page_menus.PLACE})(nodes.at(-1))
+}}"""
 
 
 @pytest.fixture(scope="module", autouse=True)

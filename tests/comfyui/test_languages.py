@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from dpm_solver_nodes.tests.support import page_menus
 from dpm_solver_nodes.tools import browser, translations
 from dpm_solver_nodes.tools.server import Server
 
@@ -26,19 +27,13 @@ SHOWN = """(names) => Object.fromEntries(names.map((name) => {
     return [name, { title: node.title, category, ends, labels, outputs }]
 }))"""
 # One node alone in the graph, and where on the screen its first widget is.
-ALONE = """(name) => {
-    const { graph, canvas } = window.app
+ALONE = f"""(name) => {{
+    const {{ graph }} = window.app
     graph.clear()
     const node = LiteGraph.createNode(name)
-    node.pos = [300, 200]
     graph.add(node)
-    canvas.ds.scale = 1
-    canvas.ds.offset = [0, 0]
-    canvas.selectItems ? canvas.selectItems([node]) : canvas.selectNode(node)
-    canvas.draw(true, true)
-    const box = canvas.canvas.getBoundingClientRect()
-    return [box.x + node.pos[0] + 60, box.y + node.pos[1] + node.widgets[0].y + 10]
-}"""
+    return ({page_menus.PLACE})(node)
+}}"""
 PICTURES = """() => [...document.querySelectorAll(".node-help-content img")]
     .map((one) => [new URL(one.src).pathname, one.complete, one.naturalWidth])"""
 OVERFLOW = """() => [".node-help-content", ".node-help-content table"]

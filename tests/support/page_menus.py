@@ -10,6 +10,18 @@ if TYPE_CHECKING:
 WAYS = {"canvas": False, "vue": True}
 """The way -> the page's setting Comfy.VueNodes.Enabled."""
 
+PLACE = """(node) => {
+    const { canvas } = window.app
+    node.pos = [300, 200]
+    canvas.ds.scale = 1
+    canvas.ds.offset = [0, 0]
+    canvas.selectItems ? canvas.selectItems([node]) : canvas.selectNode(node)
+    canvas.draw(true, true)
+    const box = canvas.canvas.getBoundingClientRect()
+    return [box.x + node.pos[0] + 60, box.y + node.pos[1] + node.widgets[0].y + 10]
+}"""
+"""Shows a node, and says where on the screen its first widget is."""
+
 ENTRIES = {"canvas": ".litecontextmenu .litemenu-entry", "vue": "[role=option]"}
 
 

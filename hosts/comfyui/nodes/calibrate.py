@@ -179,8 +179,8 @@ class DPMSolver_Calibrated(io.ComfyNode):
                     options=calibrations.names(),
                     tooltip="A file in models/dpm_solver or its subfolders. With the mouse over "
                     "it, its text says for which model and settings it is. Files for another kind of "
-                    "model than the connected one are left out. To use a file of somebody else, copy "
-                    "it there and press R.",
+                    "model than the connected one are left out, if its loader tells the kind. To use "
+                    "a file of somebody else, copy it there and press R.",
                 ),
                 io.Model.Input(
                     "model",
