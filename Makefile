@@ -72,7 +72,8 @@ test-all: lint  ## all samplers, on ComfyUI 0.30.0, 0.24.0 and 0.16.3, with ever
 		$(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 	COMFYUI_FRONTEND=$(PAGE) COMFYUI_TEMPLATES=$(TEMPLATES) WORKFLOWS=all $(VENV)/bin/pytest -n $(JOBS) --dist loadfile \
 		tests/comfyui/test_templates.py tests/comfyui/test_subgraphs.py tests/comfyui/test_short_menu.py \
-		tests/comfyui/test_languages.py tests/comfyui/test_workflows.py
+		tests/comfyui/test_languages.py tests/comfyui/test_calibration_menu.py \
+		tests/comfyui/test_workflows.py
 
 test-webui: $(READY)  ## every sampler on a real webui: WEBUI_PATH=<its folder> make test-webui
 	@test -n "$(WEBUI_PATH)" || { echo "Name an installed Forge, Forge Neo or AUTOMATIC1111 of 1.9 or later:" \

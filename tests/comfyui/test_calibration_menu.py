@@ -27,7 +27,7 @@ GRAPH = f"""([loader, file, between]) => {{
     graph.clear()
     const nodes = [loader, ...between, "DPMSolver_Calibrated"].map((name, i) => {{
         const node = LiteGraph.createNode(name)
-        node.pos = [300 * i - 1200, 200]
+        node.pos = [300 * (i - between.length), 200]
         graph.add(node)
         return node
     }})
