@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,16 +77,6 @@ class Meter:
         self.images += images
         if self.on_call is not None:
             self.on_call(self.calls)
-
-
-def metered(model: Callable[..., torch.Tensor], meter: Meter) -> Callable[..., torch.Tensor]:
-    """A denoiser `model(x, sigma, **extra_args)` with its calls counted."""
-
-    def counted(x: torch.Tensor, sigma: torch.Tensor, **extra_args: Any) -> torch.Tensor:
-        meter(len(x))
-        return torch.zeros_like(x) if meter.dry else model(x, sigma, **extra_args)
-
-    return counted
 
 
 def most_steps(budget: int, calls_of: Callable[[int], int]) -> int:

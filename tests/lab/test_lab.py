@@ -42,13 +42,21 @@ def gaussian(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
     return x / (1.0 + sigma.reshape(-1, 1, 1, 1) ** 2)
 
 
+def metered(model: Sampler, meter: Meter) -> Sampler:
+    def counted(x: torch.Tensor, sigma: torch.Tensor, **_: Any) -> torch.Tensor:
+        meter(len(x))
+        return torch.zeros_like(x) if meter.dry else model(x, sigma)
+
+    return counted
+
+
 def spaced(steps: int) -> list[float]:
     return [*torch.logspace(1.0, -1.5, steps).tolist(), 0.0] if steps > 1 else [10.0, 0.0]
 
 
 def candidate(label: str, sampler: Callable[..., Any], **settings: Any) -> Candidate:
     def sample(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
-        result: torch.Tensor = sampler(metrics.metered(gaussian, meter), START, sigmas, **settings)
+        result: torch.Tensor = sampler(metered(gaussian, meter), START, sigmas, **settings)
         return result
 
     return Candidate(label, sample, spaced)
@@ -167,7 +175,7 @@ def test_dry_runs_call_no_model() -> None:
         raise AssertionError("called")
 
     def sample(sigmas: Sigmas, meter: Meter) -> torch.Tensor:
-        return samplers.sample_multistep(metrics.metered(model, meter), START, sigmas)
+        return samplers.sample_multistep(metered(model, meter), START, sigmas)
 
     jobs = compare.prepare([Candidate("dry", sample, spaced)], BUDGETS)
     assert [job.calls for job in jobs] == BUDGETS
