@@ -15,7 +15,6 @@ CACHE = Path.home() / ".cache" / "dpm-solver-nodes" / "problems"
 EMOJI = "emoji-datasource-google", "16.0.0"
 """A package of npm, fetched once; some 60 MB."""
 
-SKIMAGE = ("astronaut", "coffee", "chelsea", "rocket", "retina")
 SKLEARN = ("china", "flower")
 SIDES = 2
 """Each photograph is cut into SIDES x SIDES parts: its patches' classes."""
