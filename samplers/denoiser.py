@@ -22,6 +22,8 @@ from .integrate import at_least_float32
 from .schedules.networks import TrainingSchedule
 from .schedules.process import NoiseSchedule
 from .schedules.sigma_lists import SPACINGS, TIME_POWERS, flow_first, in_time, log_snr
+from .solvers.recommended_lists import recommended_sigmas
+from .solvers.rows import LARGEST
 
 Coefficients = tuple[torch.Tensor, torch.Tensor]
 
@@ -134,21 +136,34 @@ class NetworkDenoiser:
         """The `schedule` argument of the samplers."""
         return self.training.noise_schedule
 
-    def sigmas(self, steps: int, spacing: str = "logSNR", final_zero: bool = True) -> torch.Tensor:
+    def sigmas(
+        self,
+        steps: int,
+        spacing: str = "logSNR",
+        final_zero: bool = True,
+        *,
+        positions: int = LARGEST,
+    ) -> torch.Tensor:
         """A falling list for `steps` model calls: [steps + 1], float64, on the CPU.
 
         Args:
-            spacing: "logSNR", "time_uniform" or "time_quadratic" (DPM-Solver, section 3.4).
+            spacing: "logSNR", "time_uniform" or "time_quadratic" (DPM-Solver, section 3.4), or
+                "recommended", the list of `sample_recommended`, which always ends at 0.
             final_zero: end at 0, in a step of its own; otherwise at the schedule's t_end.
+            positions: height x width of x, and x frames; only "recommended" depends on it.
 
         Raises:
             ValueError: steps or spacing is out of its range.
         """
         if not (isinstance(steps, int) and steps >= 1):
             raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}.")
-        one_of("spacing", spacing, SPACINGS)
+        one_of("spacing", spacing, (*SPACINGS, "recommended"))
         sigma_at = self.training.sigma_at
         t_start, t_end = self.training.t_start, self.training.t_end
+        if spacing == "recommended":
+            ends = sigma_at(t_start), sigma_at(t_end)
+            found = recommended_sigmas(self.schedule, *ends, steps, positions)
+            return torch.tensor(found, **CPU_FLOAT64)
         intervals = steps - final_zero
         if spacing == "logSNR":
             first = flow_first(sigma_at, t_start, intervals)  # only a flow uses it

@@ -337,8 +337,9 @@ def sample_recommended(
 ) -> torch.Tensor:
     """The sampler to start with: step weights that were fitted on many models, one call per interval.
 
-    They belong to the sigmas of `recommended.recommended_sigmas`, or a part of those. Any other list
-    gets weights made for it (`any_list`). The size of x decides which weights are taken.
+    They belong to the list of `NetworkDenoiser.sigmas` with spacing "recommended" (without such a
+    model, of `solvers.recommended_lists.recommended_sigmas`), or a part of it. Any other list gets
+    weights made for it (`any_list`). The size of x decides which weights are taken.
 
     Args:
         noise_sampler: no effect, as no noise is added; only hosts need it.

@@ -50,7 +50,7 @@ COMPARED = {
 NAMED = {"DPMSolver_Compare": {6: "which_sampler/the demo model"}}
 # "calibrated" loads what "calibrate" has saved.
 TEMPLATES = {
-    "ksampler_menu": Template("DPM++ 2M in KSampler, 20 calls"),
+    "ksampler_menu": Template("Recommended in KSampler, 20 calls"),
     "dpmpp_2m_custom_sampling": Template("DPM++ 2M, 20 calls"),
     "recommended": Template("Recommended, 20 calls"),
     "adaptive": Template("Adaptive: as many calls as it takes"),
@@ -118,7 +118,7 @@ def _flow_sigmas() -> Graph:
             "ModelSamplingFlux",
             {"model": ["model", 0], "max_shift": 1.15, "base_shift": 0.5, **size},
         ),
-        "pair": ("DPMSolver_Recommended", {"model": ["flux", 0], "steps": 16, "denoise": 1.0}),
+        "pair": ("DPMSolver_Recommended", {"model": ["flux", 0], "steps": 12, "denoise": 1.0}),
         "plot": (
             "DPMSolver_PlotSigmas",
             {"model": ["flux", 0], "sampler": ["pair", 0], "sigmas": ["pair", 1]},

@@ -99,7 +99,7 @@ SETTINGS = (
         "lower_order_final",
         "auto",
         "2M and 3M: lower order in the last steps",
-        "steadier with few steps; auto does it below 10 steps",
+        "steadier with few steps; auto does it for 3M below 10 steps",
         "DPM-Solver lower order at the end",
         choices=LOWER_ORDER_FINAL,
     ),

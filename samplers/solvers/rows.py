@@ -204,7 +204,7 @@ def within(levels: Sequence[float], top: float, low: float) -> list[float]:
         scale = (levels[0] - low) / (levels[0] - levels[-1])
         levels = [levels[0] + scale * (level - levels[0]) for level in levels]
     if levels[0] >= top:
-        pivot = max(top - NEAR_TOP, levels[-1])
+        pivot = max(top - NEAR_TOP, levels[-1] if levels[-1] < top else low)
         count = sum(level > pivot for level in levels)
         highest = top - (top - pivot) / (count + 1)  # the first step is as long as those after it
         scale = (highest - pivot) / (levels[0] - pivot or 1.0)

@@ -56,7 +56,7 @@ RUNS: Runs = {
     "adaptive": (range(11, 100), ("EmptyLatentImage",)),
     "sde": (30, ("EmptyLatentImage",)),
     "inversion": (60, ("ImageScale",)),
-    "flow_flux": (16, ("EmptySD3LatentImage", "ModelSamplingFlux")),
+    "flow_flux": (12, ("EmptySD3LatentImage", "ModelSamplingFlux")),
     "solver_compare": (6 * (2 + 3) + 10, ("EmptyLatentImage",)),
     # and those of saved calibrations
     "which_sampler_sdxl": (range(11, 100), ("EmptyLatentImage",)),
@@ -73,6 +73,7 @@ RUNS: Runs = {
 OLD_RUNS: Runs = {
     **RUNS,
     "image_to_image": (20, ("ImageScale",)),
+    "flow_flux": (16, ("EmptySD3LatentImage", "ModelSamplingFlux")),
     "recommended": (12, ("EmptyLatentImage",)),
     "solver_compare": (range(35, 41, 5), ("EmptyLatentImage",)),  # of 5 or 6 candidates
 }

@@ -17,6 +17,7 @@ from dpm_solver_nodes.samplers import (
     VarianceExploding,
     sample_adaptive,
     sample_multistep,
+    sample_recommended,
     sample_singlestep,
 )
 from dpm_solver_nodes.samplers.denoiser import PREDICTIONS, NetworkDenoiser, join
@@ -381,6 +382,31 @@ def test_sigmas_fall_in_as_many_steps_as_said(spacing: str, trained: Trained) ->
             assert sigmas[-1].item() == pytest.approx(last, rel=1e-12)
 
 
+@each_training
+def test_the_recommended_list_falls_to_0_and_depends_on_the_size(trained: Trained) -> None:
+    model = wrap(trained)
+    for steps in (1, 2, 3, 12, 100):
+        sigmas = model.sigmas(steps, "recommended")
+        assert sigmas.shape == (steps + 1,)
+        assert (sigmas.diff() < 0.0).all()
+        assert sigmas[0] == trained.training.sigma_at(trained.training.t_start)
+        assert sigmas[-1] == 0.0
+    assert (sigmas != model.sigmas(100, "recommended", positions=8 * 8)).any()
+
+
+def test_a_script_gets_the_recommended_sampler() -> None:
+    """Closer than DPM++ 2M on the list in log-SNR, from the same noise."""
+    model = wrap(SCALED_LINEAR)
+    settings: dict[str, Any] = {"schedule": model.schedule, "disable": True}
+    x = state(model.sigmas(1)[0].item())
+    solution = sample_multistep(model, x, model.sigmas(400), order=3, **settings)
+    sigmas = model.sigmas(10, "recommended", positions=x[0, 0].numel())
+    ours = difference(sample_recommended(model, x, sigmas, **settings), solution)
+    assert ours < 0.5 * difference(
+        sample_multistep(model, x, model.sigmas(10), order=2, **settings), solution
+    )
+
+
 # what the network is told
 
 
@@ -676,7 +702,7 @@ def test_settings_that_do_not_fit_are_said_in_one_sentence(
         (lambda: ContinuousCosine(s=-1.0), "s of ContinuousCosine"),
         (lambda: FlowSchedule(shift=0.0), "shift of FlowSchedule"),
         (lambda: NetworkDenoiser(network, LINEAR).sigmas(0), "at least 1, not 0"),
-        (lambda: NetworkDenoiser(network, LINEAR).sigmas(5, "karras"), "time_quadratic, not"),
+        (lambda: NetworkDenoiser(network, LINEAR).sigmas(5, "karras"), "recommended, not"),
     ],
 )
 def test_schedules_that_cannot_be_are_said_in_one_sentence(

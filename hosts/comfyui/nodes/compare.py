@@ -72,7 +72,8 @@ class DPMSolver_Compare(io.ComfyNode):
                     min=10,
                     max=10000,
                     tooltip="Model calls for the converged image, from which errors are measured. "
-                    "Take eight times your largest number of calls, such as 200 for 25.",
+                    "Take eight times your largest number of calls, such as 200 for 25; half of that "
+                    "will do where errors stay above 0.005.",
                 ),
                 inputs.cfg("Guidance with model, positive and negative, as in KSampler."),
                 *inputs.guider_or_model(

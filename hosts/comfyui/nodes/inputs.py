@@ -71,10 +71,11 @@ def lower_order_final() -> io.Combo.Input:
         "lower_order_final",
         options=list(LOWER_ORDER_FINAL),
         default="auto",
-        tooltip="Keeps short runs and uneven steps stable. auto: a step that is longer in log-SNR "
-        "than the one before it relies less on earlier outputs, and with fewer than 10 steps above "
-        "sigma 0 the last ones have a lower order, as published (not with 2M); leave it there. on: "
-        "the last steps always have a lower order. off: neither; the same result as other programs.",
+        tooltip="Keeps short runs and uneven steps stable. auto: a step that is much longer in "
+        "log-SNR than the one before it relies less on earlier outputs, and with fewer than 10 "
+        "steps above sigma 0 the last ones have a lower order, as published (but for 2M without "
+        "noise); leave it there. on: the last steps always have a lower order. off: neither; the "
+        "formula's own weights in every step.",
         **ADVANCED,
     )
 

@@ -20,11 +20,11 @@ class DPMSolver_Recommended(io.ComfyNode):
             display_name="DPM++ (recommended)",
             category=inputs.CATEGORY,
             description="A sampler and the sigmas that belong to it, fitted on many models for this "
-            "number of steps and this kind of model (diffusion or flow). Connect both outputs. In "
-            "place of 25 steps take 12 on flow models (SD3, Flux, Wan), and 20 on Stable "
-            "Diffusion and SDXL. Not for distilled models (Lightning, Turbo, "
-            "Schnell): keep the sampler and scheduler that their makers name. To get closer still "
-            "with 5 to 10 steps, run DPM-Solver Calibrate once on your model.",
+            "number of steps and this kind of model (diffusion or flow). Connect both. In place of 25 "
+            "steps take 12 on flow models (SD3, Flux dev, Wan), and 20 on Stable Diffusion and "
+            "SDXL. Not for distilled models (Lightning, Turbo, DMD, Schnell, Klein): keep the "
+            "sampler and scheduler that their makers name. To get closer still with 5 to 10 "
+            "steps, run DPM-Solver Calibrate once on your model.",
             search_aliases=[
                 "dpm++ (recommended)",
                 "dpm",
