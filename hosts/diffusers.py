@@ -80,8 +80,16 @@ UNSUPPORTED = {
     "sigma_data": "preconditions its model as EDM does",
     "snr_shift_scale": "shifts the noise of its model (CogVideoX)",
     "scaling_t": "is not made of sigmas",
+    "stage_range": "samples in stages of its own (Helios)",
 }
 """A key of a config that we can't follow -> what its scheduler does."""
+
+
+SAY_THE_NOISE = ("beta_start", "beta_schedule", "trained_betas", "shift", "use_flow_sigmas")
+"""Keys of a config, one of which every scheduler has whose noise we know."""
+
+OF_THE_MODEL = (*SAY_THE_NOISE, "beta_end", "prediction_type")
+"""Keys that stay as the other scheduler has them, where its default is not ours."""
 
 
 class DiffusersModel(HostModel):
@@ -217,6 +225,13 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
                     f"This config's scheduler {what} ({key}), which DPMSolverScheduler can't follow: "
                     "keep the pipeline's own scheduler."
                 )
+        given = {**(config or {}), **kwargs}
+        if all(given.get(key) is None for key in SAY_THE_NOISE):
+            raise ValueError(
+                "This config does not say which noise its model was trained with (none of "
+                f"{', '.join(SAY_THE_NOISE)}): keep the pipeline's own scheduler, or add one of them, "
+                'such as prediction_type="flow_prediction", shift=1.0 for a flow model.'
+            )
         if config is not None and config.get("invert_sigmas"):
             raise ValueError(
                 "This config's scheduler turns its time around (invert_sigmas), which "
@@ -224,6 +239,8 @@ class DPMSolverScheduler(SchedulerMixin, ConfigMixin):
             )
         if config is not None and "shift" in config and "prediction_type" not in config:
             kwargs.setdefault("prediction_type", FLOW)  # FlowMatchEuler, which says nothing of it
+        # diffusers leaves out what is another scheduler's default.
+        kwargs = {key: given[key] for key in OF_THE_MODEL if given.get(key) is not None} | kwargs
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def __len__(self) -> int:

@@ -18,7 +18,7 @@ from ..samplers.checks import escaped
 from ..samplers.grid import Grid
 from ..samplers.log import LOG
 from ..samplers.options import Options
-from ..samplers.solvers.fitted import Calibration
+from ..samplers.solvers.fitted import SAME_SIGMA, Calibration
 from ..samplers.solvers.recommended import Recommended
 from ..samplers.solvers.rows import positions_of
 from .model import HostModel
@@ -159,7 +159,13 @@ def made_on(
     """
     if not model.is_recommended(grid):
         return []
-    fitting = [(name, one) for name, one in saved if one.calls == grid.calls and _suits(one, model)]
+    fitting = [
+        (name, one)
+        for name, one in saved
+        if one.calls == grid.calls
+        and math.isclose(one.sigmas[0], grid.sigmas[0], rel_tol=SAME_SIGMA)
+        and _suits(one, model)
+    ]
     if not fitting or not (told := own()):
         return []
     return [(name, one) for name, one in fitting if one.fitted.fingerprint == told]
@@ -183,7 +189,7 @@ def guidances(one: Calibration) -> str:
     """In words: the guidance for which `best` finds a calibration."""
     own = one.fitted.guidance
     if own is None:
-        return "a guider without CFG"
+        return "a guider without one CFG, such as it was made with"
     return f"a CFG of {own * (1 - OTHER_GUIDANCE):.3g} to {own * (1 + OTHER_GUIDANCE):.3g}"
 
 
@@ -203,7 +209,10 @@ def _other_size(one: Calibration, positions: int) -> float:
 def read(files: Iterable[tuple[str, Path]]) -> Iterator[Saved]:
     """The calibrations of all these files that can be read, each with its file's name."""
     for name, path in files:
-        state = path.stat()
+        try:
+            state = path.stat()
+        except OSError:  # a broken link, or a file removed meanwhile
+            continue
         for one in _read(path, state.st_mtime_ns, state.st_size):
             yield name, one
 

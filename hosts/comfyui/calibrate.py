@@ -27,7 +27,7 @@ from ...samplers.solvers.multistep import Multistep
 from ...samplers.solvers.recommended import Recommended
 from . import calibrations, own_models, sampling
 from .calibrations import Pair
-from .guiding import cfg_of, fitting_latent
+from .guiding import fitting_latent
 from .hints import RECOMMENDED_SCHEDULER
 from .model import ComfyModel
 from .progress import Progress
@@ -96,7 +96,7 @@ def run(
     shape = fitting_latent(patcher, latent, latent["samples"][:1]).shape[1:]
     fitted = Fitted(
         model.kind,
-        cfg_of(guiders[0]),
+        own_models.cfg_of(guiders[0]),
         sampler="" if own is None else asked.sampler,
         shape=tuple(shape),
         shift=model.shift,

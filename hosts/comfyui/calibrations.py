@@ -32,10 +32,14 @@ MOST_NAMES, LONGEST_NAME = 3, 30
 
 
 def register_folder() -> None:
-    """Register the folder for calibrations with the host."""
-    if FOLDER not in folder_paths.folder_names_and_paths:
-        place = str(Path(folder_paths.models_dir) / FOLDER)
-        folder_paths.folder_names_and_paths[FOLDER] = ([place], {files.EXTENSION})
+    """Register the folder for calibrations with the host.
+
+    Folders that extra_model_paths.yaml names stay; in the host's own the nodes save.
+    """
+    place = str(Path(folder_paths.models_dir) / FOLDER)
+    named, _ = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
+    others = [path for path in named if path != place]
+    folder_paths.folder_names_and_paths[FOLDER] = ([place, *others], {files.EXTENSION})
 
 
 def names() -> list[str]:

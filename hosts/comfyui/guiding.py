@@ -55,13 +55,6 @@ def guider_of(
     return made
 
 
-def cfg_of(guider: Any) -> float | None:
-    """The guider's guidance scale, if it is one number."""
-    cfg = getattr(guider, "cfg", None)
-    one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
-    return float(cfg) if one and isinstance(cfg, (int, float)) else None
-
-
 def distilled_guidance_of(guider: Any) -> float | None:
     """The guidance that the prompts hand to the network (Flux Guidance), if it is one number."""
     prompts = getattr(guider, "original_conds", {}).values()

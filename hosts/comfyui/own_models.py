@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import comfy.samplers
 import folder_paths
 import torch
 
@@ -40,19 +41,28 @@ def fingerprint(patcher: Any) -> str:
     return own_models.fingerprint(weights, getattr(patcher, "patches", {}), original)
 
 
+def cfg_of(guider: Any) -> float | None:
+    """The guider's guidance scale, if it is one number."""
+    cfg = getattr(guider, "cfg", None)
+    one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
+    return float(cfg) if one and isinstance(cfg, (int, float)) else None
+
+
 def calibration(
     options: Options, guider: Any, x: torch.Tensor, sigmas: torch.Tensor
 ) -> Calibration | None:
     """The calibration to run in place of the recommended sampler; see `own_models.taken`.
 
     Args:
-        guider: the host's, prepared.
+        guider: the host's, prepared. A calibration is of one model, so two models take none.
         x, sigmas: of the run.
     """
 
     def find() -> own_models.Saved | None:
+        if getattr(guider, "several_models", False):
+            return None
         patcher = guider.model_patcher
-        model, guidance = ComfyModel.of(patcher), getattr(guider, "cfg", None)
+        model, guidance = ComfyModel.of(patcher), cfg_of(guider)
         return own_models.best(saved(), model, x, sigmas, guidance, lambda: fingerprint(patcher))
 
     found = own_models.taken(options, find, "the input use_calibrations of its node")

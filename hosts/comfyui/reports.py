@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 from ...lab.report import Report, Setup, markdown_table, pack_version
 from ...samplers.checks import escaped, quoted
 from ...samplers.log import LOG
-from .guiding import Bench, cfg_of, distilled_guidance_of
+from .guiding import Bench, distilled_guidance_of
 from .model import ComfyModel
+from .own_models import cfg_of
 
 PREDICTIONS = {
     "IMG_TO_IMG_FLOW": "image to image flow",

@@ -100,7 +100,7 @@ def with_host_model(
             chosen = Calibrated(calibration=found)
             sigmas = sigmas.new_tensor([float(sigmas[0]), *found.sigmas[1:]])
         else:
-            hint(chosen, host_model, sigmas, getattr(model.inner_model, "cfg", None))
+            hint(chosen, host_model, sigmas, own_models.cfg_of(model.inner_model))
             chosen, sigmas = host_model.sized(chosen, x, sigmas)
         if sigmas is not listed:
             extra_args = _with_sigmas(extra_args or {}, sigmas)

@@ -198,6 +198,8 @@ class Side:
 class OneOfTwo:
     """What the sampler sees as its model; its attributes are those of the guider that comes first."""
 
+    several_models = True
+
     def __init__(self, first: Side, high: Side, low: Side, boundary: float) -> None:
         self._first, self._high, self._low = first, high, low
         self._boundary = boundary

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 
-from .rows import SIZES, Row, mean_of_neighbours, mixed, of_share, read_row, within
+from .rows import SIZES, SIZES_KEPT, Row, mean_of_neighbours, mixed, of_share, read_row, within
 
 DATA = Path(__file__).with_name("later.json")
 
@@ -33,7 +33,7 @@ def later_rows(end: str, size: str) -> dict[str, dict[int, Row]]:
     }
 
 
-@cache
+@lru_cache(SIZES_KEPT)
 def _of_share(end: str, share: float) -> dict[float, dict[int, Row]]:
     """Log s of the start -> calls -> row."""
     small, large = (later_rows(end, size) for size in SIZES)

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from ..schedules.process import NoiseSchedule, RectifiedFlow
 from .later_rows import later_row
-from .rows import FARTHEST, KINDS, LARGEST, kind_of, row_of, share_of, within
+from .rows import FARTHEST, KINDS, LARGEST, kind_of, levels_of_row, row_of, share_of, within
 
 LONGEST = 200
 """Calls of the longest list in which a part is looked for, and of the longest from a later start that
@@ -74,5 +74,5 @@ def log_s(sigma: float, alpha: float) -> float:
 @lru_cache(8 * len(KINDS) * LONGEST)
 def levels_of(kind: str, calls: int, share: float, top: float, low: float) -> tuple[float, ...]:
     """The row of `recommended_sigmas` with these ends."""
-    first, *later = map(math.log, row_of(kind, calls, share).s)
+    first, *later = levels_of_row(kind, calls, share)
     return (first, *within(later, top, low))

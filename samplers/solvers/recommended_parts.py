@@ -15,7 +15,7 @@ from ..grid import Grid
 from ..schedules.process import RectifiedFlow
 from .later_rows import later_row
 from .recommended_lists import LONGEST, levels_of, log_s
-from .rows import KINDS, Row, row_of
+from .rows import Row, kinds_of, row_of
 
 EXACTLY = 0.01
 """What is nearer than this to the end of a whole list is one, and not a list from a later start."""
@@ -66,7 +66,7 @@ def part_of(grid: Grid, share: float = 1.0) -> Part | None:
     sizes = {share, 1.0}
     parts = [
         (*place, kind, calls)
-        for kind in KINDS
+        for kind in kinds_of(schedule)
         for size in sizes
         for top in (math.inf, levels[0])  # a part may be of a list that starts higher
         for calls in range(len(levels), LONGEST + 1)
@@ -97,7 +97,8 @@ def _place(
     calls = len(own)
     start = levels[1] if len(levels) > 1 else levels[0]
     after = bisect_left(own, -start, key=lambda level: -level)  # own falls
-    near = min(after - 1, after, key=lambda i: abs(own[min(max(i, 0), calls - 1)] - start))
+    beside = (min(max(i, 0), calls - 1) for i in (after - 1, after))
+    near = min(beside, key=lambda i: abs(own[i] - start))
     first = near - (len(levels) > 1)
     if not 0 <= first <= calls - len(levels):
         return None

@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from ..schedules.process import NoiseSchedule, RectifiedFlow
@@ -45,6 +45,9 @@ CAUTION = 0.8
 fitted on exact models alone, whose fine detail is decided at once; trained networks want more calls at
 low noise. By the rest of that way exact models gain little, and networks lose much."""
 
+
+ROWS_KEPT, SIZES_KEPT = 64, 16
+"""Rows, and sizes of images with all their rows, that are kept in memory."""
 
 NEAR_TOP = 2.5
 """In log s. For models whose largest sigma lies below the second of their row."""
@@ -113,13 +116,36 @@ def kind_of(schedule: NoiseSchedule, sigma_max: float) -> str:
     return "zero-snr" if sigma_max > NO_SIGNAL else "edm" if sigma_max > WIDE else "diffusion"
 
 
-@cache
+def kinds_of(schedule: NoiseSchedule) -> tuple[str, ...]:
+    """Those of KINDS that a model of this schedule may be."""
+    flow = isinstance(schedule, RectifiedFlow)
+    return tuple(kind for kind in KINDS if (kind == "flow") is flow)
+
+
+@lru_cache(ROWS_KEPT)
 def row_of(kind: str, calls: int, share: float = 1.0) -> Row:
     """The row for a number of calls and a size of the image: see `share_of`."""
     return mean_of_neighbours(_of_share(kind, share), calls, 1)
 
 
+def levels_of_row(kind: str, calls: int, share: float) -> list[float]:
+    """log s of the calls of `row_of`, without the gains: for a search through many rows.
+
+    They are a linear function of the share, so that nothing is kept for each size of image.
+    """
+    small, large = _levels_of_sizes(kind, calls)
+    part = CAUTION * share
+    return [a + part * (b - a) for a, b in zip(small, large, strict=True)]
+
+
 @cache
+def _levels_of_sizes(kind: str, calls: int) -> tuple[list[float], ...]:
+    return tuple(
+        [math.log(s) for s in mean_of_neighbours(rows(kind, size), calls, 1).s] for size in SIZES
+    )
+
+
+@lru_cache(SIZES_KEPT)
 def _of_share(kind: str, share: float) -> dict[int, Row]:
     small, large = (rows(kind, size) for size in SIZES)
     return of_share(small, large, share)

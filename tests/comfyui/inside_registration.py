@@ -26,6 +26,7 @@ from typing import Any
 import inside  # type: ignore[import-not-found]
 
 PACK, FOLDERS = Path(sys.argv[2]), sys.argv[3:]
+FOLDER = "dpm_solver"
 inside.boot()
 
 import comfy.k_diffusion.sampling as sampling  # noqa: E402
@@ -99,7 +100,7 @@ def load(name: str, root: Path = PACK) -> dict[str, Any]:
     return {
         "nodes": nodes,
         "menus": function.__module__.startswith(f"{name}."),
-        "folder": "dpm_solver" in folder_paths.folder_names_and_paths,
+        "folder": FOLDER in folder_paths.folder_names_and_paths,
         "log": log.lines,
     }
 
@@ -120,6 +121,17 @@ def without(*modules: str) -> dict[str, Any]:
 def with_server(server: ModuleType) -> dict[str, Any]:
     with replaced(sys.modules, "server", server):
         return load(f"with {vars(server).keys()}")
+
+
+def with_named_folder(path: str) -> dict[str, Any]:
+    """With a folder for calibrations that extra_model_paths.yaml names, as the host registers it."""
+    known = folder_paths.folder_names_and_paths
+    with replaced(known, FOLDER, None):
+        del known[FOLDER]
+        folder_paths.add_model_folder_path(FOLDER, path)
+        load("with a named folder")
+        paths, endings = known[FOLDER]
+    return {"paths": paths, "endings": sorted(endings)}
 
 
 def modules_of(folder: str) -> list[str]:
@@ -218,6 +230,7 @@ told = {
     "no instance": with_server(SimpleNamespace(PromptServer=type("PromptServer", (), {}))),  # type: ignore[arg-type]
     "lab": {name: without(name) for name in [*modules_of("lab"), *OF_THE_LAB]},
     "nodes": {name: without(name) for name in OF_THE_NODES},
+    "named folder": with_named_folder("/shared/solvers"),
     "inputs": without(f"{NODES}.inputs"),
     "folders": {name: in_folder(name) for name in FOLDERS},
     "hints": hinted(SimpleNamespace(sigma_max=10.0, sigma_min=0.1)),

@@ -24,6 +24,7 @@ from dpm_solver_nodes.tests.support.digits import (
     Sampled,
     complaint,
     custom,
+    custom_advanced,
     listed,
     loaded,
     menu,
@@ -556,9 +557,29 @@ def test_recommended_takes_the_calibration_of_this_very_model(
     graph["merged"] = node("ModelMergeSimple", model1=one, model2=one, ratio=0.5)
     graph["model"]["inputs"]["model"] = ["merged", 0]
     sample(host, graph)
+    first = node("SetFirstSigma", sigmas=["own", 0], sigma=14.6)
+    sample(host, custom(recommended, first, own=own_list))
+    with_two_cfgs = custom_advanced(recommended, own_list)
+    given = with_two_cfgs["guider"]["inputs"]
+    with_two_cfgs["guider"] = node(
+        "DualCFGGuider",
+        **{"model": given["model"], "cond1": given["positive"], "cond2": given["positive"]},
+        **{"negative": given["negative"], "cfg_conds": 2.0, "cfg_cond2_negative": 2.0},
+        style="regular",
+    )
+    sample(host, with_two_cfgs)
+    both = custom_advanced(recommended, own_list)
+    inputs = both["sample"]["inputs"]
+    del inputs["guider"]
+    guiders = {"high_noise_guider": ["guider", 0], "low_noise_guider": ["guider", 0]}
+    both["sample"] = node(
+        "DPMSolver_TwoModels", **inputs, **guiders, boundary=3.0, boundary_is="sigma"
+    )
+    sample(host, both)
     assert host.log().count(said) == before
     sample(host, custom(recommended, own_list, cfg=2.5))
-    assert host.log().count(said) == before + 1
+    sample(host, custom_advanced(recommended, own_list))
+    assert host.log().count(said) == before + 2
 
 
 def test_recommended_reports_what_it_takes(host: Server, diffusion: Made) -> None:

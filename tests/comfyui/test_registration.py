@@ -43,6 +43,15 @@ def test_the_whole_pack(version: str) -> None:
 
 
 @versions
+def test_a_folder_that_the_user_names_is_read_beside_the_hosts_own(version: str) -> None:
+    case = told(version)["named folder"]
+    own, shared = map(Path, case["paths"])
+    assert (own.parent.name, own.name) == ("models", "dpm_solver")
+    assert shared == Path("/shared/solvers")
+    assert case["endings"] == [".safetensors"]
+
+
+@versions
 @pytest.mark.parametrize("missing", ["no server", "no PromptServer", "no instance"])
 def test_without_the_hosts_server_nothing_is_missing(version: str, missing: str) -> None:
     case = told(version)[missing]

@@ -412,6 +412,22 @@ def test_2s_ancestral_and_other_kinds_of_models_are_refused() -> None:
         DPMSolverScheduler.from_config(mochi.config)
 
 
+def test_a_config_of_nothing_but_defaults_keeps_the_models_noise() -> None:
+    """diffusers drops what is another scheduler's default, and ours may be another."""
+    for theirs in (diffusers.LCMScheduler(), diffusers.HeunDiscreteScheduler()):
+        one = DPMSolverScheduler.from_config(theirs.config)
+        for key in ("beta_schedule", "beta_start", "beta_end", "prediction_type"):
+            assert one.config[key] == theirs.config[key]
+
+
+def test_a_config_that_does_not_say_its_noise_is_refused() -> None:
+    theirs = diffusers.LTXEulerAncestralRFScheduler().config
+    with pytest.raises(ValueError, match=r"does not say which noise [^\n]+ for a flow model\.$"):
+        DPMSolverScheduler.from_config(theirs)
+    one = DPMSolverScheduler.from_config(theirs, prediction_type="flow_prediction", shift=1.0)
+    assert one.flow
+
+
 def test_a_run_that_is_over_says_so() -> None:
     one = scheduler("epsilon", "dpm_solver++_2m")
     one.set_timesteps(2)

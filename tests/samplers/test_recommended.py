@@ -31,9 +31,11 @@ from dpm_solver_nodes.samplers.solvers.recommended_parts import Part, part_of
 from dpm_solver_nodes.samplers.solvers.rows import (
     KINDS,
     LARGEST,
+    ROWS_KEPT,
     SIZES,
     SMALLEST,
     kind_of,
+    levels_of_row,
     positions_of,
     row_of,
     rows,
@@ -180,6 +182,22 @@ def test_a_small_image_has_rows_of_its_own() -> None:
     assert "small images (256 positions)" in Recommended(positions=256).describe(grid)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_sees_the_levels_of_the_rows(kind: str) -> None:
+    for calls, share in itertools.product((1, 2, 7, 17, 31, 200), (0.0, 0.37, 1.0)):
+        expected = [math.log(s) for s in row_of(kind, calls, share).s]
+        assert levels_of_row(kind, calls, share) == pytest.approx(expected, abs=1e-9)
+
+
+@both_kinds
+def test_many_sizes_of_images_fill_no_memory(schedule: NoiseSchedule) -> None:
+    """As crops and tiles have them."""
+    grid = Grid.of([*torch.logspace(-0.1, -1.4, 12).tolist(), 0.0], schedule)
+    for positions in range(70, 100):
+        Recommended(positions=positions).plan(grid)
+    assert row_of.cache_info().currsize <= ROWS_KEPT
+
+
 def test_the_size_of_an_image() -> None:
     assert [share_of(n * n) for n in (1, 8, 64, 160)] == [0.0, 0.0, 1.0, 1.0]
     assert share_of(16 * 16) == pytest.approx(1.0 / 3.0)
@@ -248,6 +266,8 @@ def test_what_it_takes_is_said_in_words() -> None:
     own = recommended_sigmas(FLOW, 1.0, 0.003, 12)
     assert said(own) == "flow model, 12 calls: its own sigmas and weights"
     assert said(own[6:]) == "flow model, 6 calls: calls 7 to 12 of 12 of its own sigmas and weights"
+    one_step = recommended_sigmas(FLOW, 1.0, 0.003, 1)
+    assert said(one_step) == "flow model, 1 calls: its own sigmas and weights"
     later = later_sigmas(FLOW, 0.75, 0.003, 10, LARGEST)
     assert said(later) == "flow model, 10 calls from sigma 0.75: its own sigmas and weights"
     assert "on other sigmas than its own" in said([1.0, 0.75, 0.5, 0.25, 0.0])
