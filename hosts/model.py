@@ -35,7 +35,7 @@ OFFERED_SPACINGS = (*SPACINGS, RECOMMENDED)
 """The spacings that the sigmas node and the hosts' lists of schedulers offer."""
 
 ROUNDED = 1e-5
-"""The largest relative difference of a flow's largest sigma from 1: hosts hold it in float32."""
+"""The largest relative difference of a sigma from the same one: hosts hold them in float32."""
 
 SAME_START = 0.01
 """The largest relative difference between a model's sigma_max and the first sigma of a list for it."""
@@ -246,7 +246,8 @@ class HostModel(ABC):
         whole = self.whole(inner) if inner else None
         if whole is None:
             return list(sigmas)
-        own = {sigma for sigma in whole if last < sigma < first}
+        lowest, highest = last * (1.0 + ROUNDED), first * (1.0 - ROUNDED)
+        own = {sigma for sigma in whole if lowest < sigma < highest}
         return [first, *sorted(own, reverse=True), last]
 
     def sigma_at(self, denoise: float) -> float:

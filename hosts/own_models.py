@@ -129,7 +129,7 @@ def best(
     model: HostModel,
     x: torch.Tensor,
     sigmas: torch.Tensor,
-    guidance: float | None,
+    guidance: float,
     own: Callable[[], str],
 ) -> Saved | None:
     """The calibration for a run of the recommended sampler, if there is one.
@@ -176,6 +176,8 @@ def _suits(one: Calibration, model: HostModel) -> bool:
     fitted = one.fitted
     if not (one.steps and fitted.errors and fitted.fingerprint) or fitted.stopped:
         return False
+    if fitted.guidance is None:  # by a guider of several CFGs or models, which a number can't tell
+        return False
     if fitted.model != model.kind or not _near(fitted.shift, model.shift, 1e-3):
         return False
     try:
@@ -187,9 +189,7 @@ def _suits(one: Calibration, model: HostModel) -> bool:
 
 def guidances(one: Calibration) -> str:
     """In words: the guidance for which `best` finds a calibration."""
-    own = one.fitted.guidance
-    if own is None:
-        return "a guider without one CFG, such as it was made with"
+    own = one.fitted.guidance or 0.0
     return f"a CFG of {own * (1 - OTHER_GUIDANCE):.3g} to {own * (1 + OTHER_GUIDANCE):.3g}"
 
 

@@ -16,6 +16,8 @@ def as_float64(values: torch.Tensor | np.ndarray | Sequence[float]) -> torch.Ten
     """Numbers as float64 on the CPU. A Mac's GPU has no float64, so a tensor is copied first."""
     if isinstance(values, torch.Tensor):
         values = values.cpu()
+    elif isinstance(values, np.ndarray):
+        values = np.ascontiguousarray(values)  # torch takes no flipped one
     return torch.as_tensor(values, **CPU_FLOAT64)
 
 

@@ -85,10 +85,10 @@ def run(
     """
     for field in ("calls", "seeds", "held_out", "batch"):
         at_least(field, getattr(asked, field), 1)
-    if len({id(guider.model_patcher.model) for guider in guiders}) > 1:
+    if len(set(map(_measured_by, guiders))) > 1:
         raise ValueError(
-            "DPM-Solver Calibrate has guiders of different models: connect guiders of one model, each "
-            "with a prompt of its own."
+            "DPM-Solver Calibrate has guiders of different models, LoRAs or CFGs: connect guiders of "
+            "one model with one CFG, each with a prompt of its own."
         )
     patcher = guiders[0].model_patcher
     model = ComfyModel.of(patcher)
@@ -170,6 +170,12 @@ def _settings(
         whole=model.on_whole_times,
         fitted=fitted,
     )
+
+
+def _measured_by(guider: Any) -> tuple[object, ...]:
+    """What must be the same for all prompts: the network, its patches, and the CFG."""
+    patcher = guider.model_patcher
+    return id(patcher.model), getattr(patcher, "patches_uuid", None), own_models.cfg_of(guider)
 
 
 class _Seen:

@@ -164,6 +164,15 @@ def about(name: str) -> str:
         return str(error)
 
 
+def calls_of(name: str) -> list[int]:
+    """The numbers of model calls that a file has calibrations for; none if it can't be read."""
+    path = _file(name)
+    try:
+        return sorted({one.calls for one in files.load(path)}) if path is not None else []
+    except ValueError:
+        return []
+
+
 def pair(found: Calibration, sigmas: Sequence[float], text: str) -> Pair:
     """A calibration's SAMPLER, with these of its sigmas.
 

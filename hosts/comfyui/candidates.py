@@ -15,7 +15,7 @@ from ...lab.calibration import files
 from ...lab.compare import Candidate
 from ...samplers.checks import escaped, quoted
 from ...samplers.log import LOG
-from . import calibrations, sampling
+from . import calibrations, own_models, sampling
 from .guiding import Bench
 
 
@@ -103,15 +103,22 @@ def candidates(bench: Bench, text: str, entries: Sequence[ListedCandidate]) -> l
 
 
 def _calibrated(bench: Bench) -> list[_Found]:
-    """The saved calibrations that fit the bench's model, each with its own sigmas."""
+    """The saved calibrations that fit the bench's model, each with its own sigmas.
+
+    Of a file with several numbers of calls each, and of several CFGs the nearest to the bench's.
+    """
     found: list[_Found] = []
+    guidance = own_models.cfg_of(bench.guider) or 0.0
     for name in calibrations.names():
-        try:
-            sampler, sigmas, _ = calibrations.load(name, bench.patcher)
-        except ValueError:  # for another model, damaged, or there is none
-            continue
-        label = f"{CALIBRATED} {name.removesuffix(files.EXTENSION)}"
-        found.append((label, sampler, "", None, sigmas))
+        numbers = calibrations.calls_of(name)
+        for calls in numbers:
+            try:
+                sampler, sigmas, _ = calibrations.load(name, bench.patcher, 1.0, calls, guidance)
+            except ValueError:  # for another model, or a sampler that this host doesn't have
+                continue
+            label = f"{CALIBRATED} {name.removesuffix(files.EXTENSION)}"
+            label += f" {calls}" if len(numbers) > 1 else ""
+            found.append((label, sampler, "", None, sigmas))
     if not found:
         LOG.info("Solver Compare: no saved calibration fits this model.")
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,16 +19,8 @@ from ...samplers.log import LOG
 from . import reports
 from .candidates import ListedCandidate, at_least_one_step, candidate_of, candidates, name_of
 from .guiding import Bench
-from .pictures import Pictures, as_image
+from .pictures import PASSING, Pictures, as_image
 from .progress import Progress
-
-# In hiddenswitch's ComfyUI the interrupt has a module of its own.
-_INTERRUPTS = comfy.model_management
-if not hasattr(_INTERRUPTS, "InterruptProcessingException"):
-    _INTERRUPTS = importlib.import_module("comfy.interruption")
-
-PASSING = (_INTERRUPTS.InterruptProcessingException,)
-"""The host's interrupt; an ordinary Exception in old hosts, but no failure of a sampler."""
 
 REFERENCE_SAMPLER = "dpm_solver++_3m_exact"
 REFERENCE_SCHEDULER = "dpm_solver_log_snr"
@@ -168,15 +159,16 @@ def solver_compare(
     reference, depends_on = reference_of(bench, reference_sampler, reference_sigmas)
     key = bench.fingerprint(reference_calls, *depends_on)
     result = compare_all(bench, chosen, budgets, reference, reference_calls, key, node_id)
-    shown = _Shown(result, Pictures(bench, vae))
+    pictures = Pictures(bench, vae)
+    shown = _Shown(result, pictures)
     plot = plots.convergence(result.cells, budgets, result.reference)
     words = table.text(result.cells, budgets, result.reference, result.kept)
     images: list[dict[str, str]] = []
     if place is not None:
-        decoded = None if vae is None else shown.reference
+        decoded = shown.reference if pictures.decoded else None
         setup = reports.setup_of(bench, place.name, decoded)
         report = Report(setup, result.cells, budgets, result.reference)
-        grid_ = None if vae is None else shown.grid(report.cells)
+        grid_ = shown.grid(report.cells) if pictures.decoded else None
         said, images = reports.save(place, report, sheet.sheet(report, plot, grid_))
         words = f"{words}\n\n{said}"
     return Outputs(

@@ -42,9 +42,12 @@ def fingerprint(patcher: Any) -> str:
 
 
 def cfg_of(guider: Any) -> float | None:
-    """The guider's guidance scale, if it is one number."""
-    cfg = getattr(guider, "cfg", None)
-    one = getattr(type(guider), "set_cfg", None) is comfy.samplers.CFGGuider.set_cfg
+    """The guider's guidance scale, if it is one number, on one model."""
+    plain, cfg = comfy.samplers.CFGGuider, getattr(guider, "cfg", None)
+    one = all(
+        getattr(type(guider), name, None) is getattr(plain, name)
+        for name in ("set_cfg", "predict_noise")
+    )
     return float(cfg) if one and isinstance(cfg, (int, float)) else None
 
 
@@ -54,15 +57,16 @@ def calibration(
     """The calibration to run in place of the recommended sampler; see `own_models.taken`.
 
     Args:
-        guider: the host's, prepared. A calibration is of one model, so two models take none.
+        guider: the host's, prepared. One of several models or CFGs takes none.
         x, sigmas: of the run.
     """
 
     def find() -> own_models.Saved | None:
-        if getattr(guider, "several_models", False):
+        guidance = cfg_of(guider)
+        if guidance is None:
             return None
         patcher = guider.model_patcher
-        model, guidance = ComfyModel.of(patcher), cfg_of(guider)
+        model = ComfyModel.of(patcher)
         return own_models.best(saved(), model, x, sigmas, guidance, lambda: fingerprint(patcher))
 
     found = own_models.taken(options, find, "the input use_calibrations of its node")

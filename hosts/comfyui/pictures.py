@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
+import comfy.model_management
 import numpy as np
 import torch
 
 from ...lab import compare, grid
+from ...samplers.checks import escaped
+from ...samplers.log import LOG
 from .guiding import Bench
+
+# In hiddenswitch's ComfyUI the interrupt has a module of its own.
+_INTERRUPTS = comfy.model_management
+if not hasattr(_INTERRUPTS, "InterruptProcessingException"):
+    _INTERRUPTS = importlib.import_module("comfy.interruption")
+
+PASSING = (_INTERRUPTS.InterruptProcessingException,)
+"""The host's interrupt; an ordinary Exception in old hosts, but no failure of a sampler."""
 
 
 def as_image(pixels: np.ndarray) -> torch.Tensor:
@@ -19,6 +31,8 @@ def as_image(pixels: np.ndarray) -> torch.Tensor:
 class Pictures:
     """Turns latents into pictures: by a VAE if there is one, otherwise by the host's quick previews.
 
+    A VAE that fails, as one of another model does, ends no comparison.
+
     Attributes:
         remark: says so if the pictures are only previews, or missing; otherwise empty.
     """
@@ -28,14 +42,31 @@ class Pictures:
         self._vae = vae
         self.remark = "" if vae is not None else "previews: connect a VAE for the real pictures"
 
+    @property
+    def decoded(self) -> bool:
+        """Whether the pictures are a VAE's."""
+        return self._vae is not None
+
     def __call__(self, latent: torch.Tensor) -> np.ndarray:
         """[batch, ...] -> [batch, height, width, 3], from 0 to 1; the middle frame of each video."""
         latent = self._bench.first_part(latent)[: compare.MOST_IMAGES]
-        if self._vae is None:
-            return self._preview(latent)
+        if self._vae is not None:
+            try:
+                return self._decode(latent)
+            except PASSING:
+                raise
+            except Exception as error:  # of any type: it is the host's code, or another pack's
+                LOG.warning(f"Solver Compare: the VAE could not decode: {escaped(str(error), 200)}")
+                self._vae = None
+                self.remark = "previews: the VAE could not decode these latents"
+        return self._preview(latent)
+
+    def _decode(self, latent: torch.Tensor) -> np.ndarray:
         images = self._vae.decode(latent)
         if images.ndim == 5:  # [batch, frames, height, width, 3]
             images = images[:, images.shape[1] // 2]
+        if images.ndim != 4 or images.shape[-1] < 3:
+            raise ValueError(f"it gave {tuple(images.shape)}, which are no pictures")
         return images[..., :3].float().cpu().numpy()
 
     def _preview(self, latent: torch.Tensor) -> np.ndarray:

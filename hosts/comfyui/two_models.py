@@ -19,6 +19,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ...samplers.checks import between, one_of
 from ...samplers.log import LOG
 from .model import ComfyModel
+from .sampling import options_of
 
 NODE = "Sampler for two models"
 BOUNDARIES = ("time", "sigma", "step")
@@ -77,12 +78,13 @@ class TwoGuiders:
     """A guider, as far as the host's SamplerCustomAdvanced needs it, made of two.
 
     Attributes:
-        boundary: the least sigma at which `high` predicts.
+        boundary, boundary_is: where `high` ends; see `boundary_sigma`.
     """
 
     high: Any
     low: Any
     boundary: float
+    boundary_is: str = "sigma"
 
     @property
     def model_patcher(self) -> Any:
@@ -100,14 +102,22 @@ class TwoGuiders:
         seed: int | None = None,
     ) -> Any:
         """Sample as the host's guiders do."""
-        begins = [sigma >= self.boundary for sigma in sigmas.tolist()]
+        model = ComfyModel.of(self.model_patcher)
+        if (
+            options := options_of(sampler)
+        ) is not None:  # it may run on a list for the image's size
+            _, listed = model.sized(options, latent_image, sigmas)
+        else:
+            listed = sigmas
+        boundary = boundary_sigma(self.boundary, self.boundary_is, listed, model)
+        begins = [sigma >= boundary for sigma in listed.tolist()]
         LOG.info(
             f"{NODE}: {sum(begins[:-1])} steps with the model for high noise, from sigma "
-            f"{self.boundary:.4g} up, and {len(begins[:-1]) - sum(begins[:-1])} with the other."
+            f"{boundary:.4g} up, and {len(begins[:-1]) - sum(begins[:-1])} with the other."
         )
         high_first = all(begins[:1])
         called = [
-            begin for begin, sigma in zip(begins, sigmas.tolist(), strict=True) if sigma > 0.0
+            begin for begin, sigma in zip(begins, listed.tolist(), strict=True) if sigma > 0.0
         ]
         if len(set(called)) < 2:
             only = self.high if high_first else self.low
@@ -125,7 +135,7 @@ class TwoGuiders:
             def with_both(guider: Any, _: Any, extra_of_second: Any, *__: Any) -> Any:
                 nonlocal result
                 second.prepared(guider, extra_of_second["model_options"])
-                model = OneOfTwo(first, high, low, self.boundary)
+                model = OneOfTwo(first, high, low, boundary)
                 result = sampler.sample(model, its_sigmas, extra, *others)
                 return result
 
@@ -197,8 +207,6 @@ class Side:
 
 class OneOfTwo:
     """What the sampler sees as its model; its attributes are those of the guider that comes first."""
-
-    several_models = True
 
     def __init__(self, first: Side, high: Side, low: Side, boundary: float) -> None:
         self._first, self._high, self._low = first, high, low

@@ -39,7 +39,7 @@ def calibration(
         return None
 
     def find() -> own_models.Saved | None:
-        wrap, guidance = denoiser.inner_model, extra_args.get("cond_scale")
+        wrap, guidance = denoiser.inner_model, extra_args["cond_scale"]
         network = wrap.inner_model
         return own_models.best(
             saved(), WebuiModel(wrap), x, sigmas, guidance, lambda: fingerprint(network)

@@ -134,8 +134,14 @@ def save(calibrations: Sequence[Calibration], path: Path) -> None:
         "fitted": json.dumps([asdict(one.fitted) for one in calibrations]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("xb") as file:
-        file.write(to_bytes(tensors, metadata))
+    content = to_bytes(tensors, metadata)
+    file = path.open("xb")
+    try:
+        with file:
+            file.write(content)
+    except OSError:  # a full disk: no part of a file is left
+        path.unlink(missing_ok=True)
+        raise
 
 
 def load(path: Path) -> tuple[Calibration, ...]:

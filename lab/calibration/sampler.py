@@ -187,6 +187,8 @@ class SamplerSurrogate:
 
     def update(self) -> None:
         """Take the gains that were seen; between sigmas they are smooth."""
+        if not self.seen:  # a single call teaches none
+            return
         at = np.array([index for index, _, _ in self.seen])
         gains, unexplained = (np.array([one[k] for one in self.seen]) for k in (1, 2))
         weights = np.exp(-0.5 * ((np.arange(self.points)[:, None] - at) / SMOOTH) ** 2)

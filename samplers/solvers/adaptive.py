@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..checks import at_least
+from ..checks import at_least, between
 from ..grid import Grid
 from ..integrate import Caller, levels, run
 from ..log import LOG
@@ -39,6 +39,11 @@ FEW = 20
 SLACK = 2.5
 """A run counts as not finishing in time if it needs this many times the calls that are left, at the
 present step size: steps may grow again."""
+
+
+COEFFICIENTS = ("pcoeff", "icoeff", "dcoeff")
+MOST_COEFFICIENT = 100.0
+"""More, or less than its negative, is no setting of a controller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +76,10 @@ class Adaptive(Options):
         at_least("rtol", self.rtol, 0.0)
         at_least("atol", self.atol, 0.0)
         at_least("h_init", self.h_init, 0.0)
+        for name in (*COEFFICIENTS, "accept_safety"):
+            if (value := getattr(self, name)) is not None:
+                most = MOST_COEFFICIENT if name in COEFFICIENTS else 1.0
+                between(name, value, -most if name in COEFFICIENTS else 0.0, most)
         if self.rtol == self.atol == 0.0:
             raise ValueError("rtol and atol are both 0: one of them must be above 0.")
         if self.h_init == 0.0:
@@ -87,7 +96,7 @@ class Adaptive(Options):
 
     def controller(self) -> Controller:
         """A step-size controller for one run: k-diffusion's if any of its settings is given."""
-        names = ("pcoeff", "icoeff", "dcoeff", "accept_safety")
+        names = (*COEFFICIENTS, "accept_safety")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return PIDController(self.h_init, **given) if given else AuthorsController(self.h_init)
 

@@ -95,8 +95,8 @@ def kept_share(schedule: NoiseSchedule, start: Level, end: Level, eta: float) ->
     if isinstance(schedule, RectifiedFlow):  # ComfyUI's: linear in sigma
         down = end.sigma * (1.0 + eta * (end.sigma / start.sigma - 1.0))
         return min(down / (1.0 - down) * end.alpha / end.sigma, 1.0)  # rounding may pass 1
-    fresh = eta * eta * (1.0 - (end.sigma / start.sigma) ** 2)  # of the variance
-    return math.sqrt(1.0 - fresh)
+    # The root of 1 - eta^2 (1 - (end / start)^2), in a form in which nothing cancels.
+    return math.sqrt((1.0 - eta) * (1.0 + eta) + (eta * end.sigma / start.sigma) ** 2)
 
 
 def pair(start: Level, node: Level, end: Level, kept: float) -> tuple[Step, Step]:

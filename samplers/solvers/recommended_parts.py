@@ -25,6 +25,13 @@ SAME_PLACE = {"flow": 0.05, "diffusion": 0.35}
 Hosts round a flow's sigmas only to float32, but move a diffusion model's to whole times."""
 
 
+LAST_STEP = 0.5
+"""How far the end of a part's last step may be from its place, in units of that step; 0 has none."""
+
+LEAST_START = 5.0
+"""A whole list of a model whose sigmas end below those of the row starts at an s of at least this: the
+end of another scheduler's list is none."""
+
 HALF_A_TIME = 0.25
 """Half the way in log s from one whole time of Stable Diffusion's schedule to the next, at its
 sigma_min. It falls with the square of s."""
@@ -50,8 +57,8 @@ def part_of(grid: Grid, share: float = 1.0) -> Part | None:
     """The part of a row that a list of sigmas is, or None for other lists.
 
     The list is one for the image's own size or, as hosts make them, for large images; the row has the
-    gains for the image's own size. Only sigmas at which the model is called are compared; the last
-    step may lead anywhere. A list from a later start is known only as a whole.
+    gains for the image's own size. The last step of a part may lead to 0, too. A list
+    from a later start is known only as a whole.
 
     Args:
         share: of the image's size; see `share_of`.
@@ -59,18 +66,22 @@ def part_of(grid: Grid, share: float = 1.0) -> Part | None:
     if not (grid.falls and grid.calls and len(set(grid.sigmas)) == len(grid.sigmas)):
         return None
     levels = tuple(log_s(level.sigma, level.alpha) for level in grid.levels[: grid.calls])
+    end = log_s(grid.levels[-1].sigma, grid.levels[-1].alpha)
     schedule = grid.schedule
     low = schedule.sigma_min or 0.0
     low = log_s(low, schedule.alpha(low))
     nearest = SAME_PLACE["flow" if isinstance(schedule, RectifiedFlow) else "diffusion"]
     sizes = {share, 1.0}
+    # A part may be of a list that starts higher; a model may start below its row.
+    tops = (math.inf, levels[0]) if levels[0] >= math.log(LEAST_START) else (math.inf,)
     parts = [
         (*place, kind, calls)
         for kind in kinds_of(schedule)
         for size in sizes
-        for top in (math.inf, levels[0])  # a part may be of a list that starts higher
+        for top in tops
         for calls in range(len(levels), LONGEST + 1)
-        if (place := _place(levels, levels_of(kind, calls, size, top, low), nearest)) is not None
+        if (place := _place(levels, levels_of(kind, calls, size, top, low), nearest, end))
+        is not None
     ]
     distance, first, kind, calls = min(parts, default=(math.inf, 0, "", 0))
     whole = first == 0 and calls == len(levels)
@@ -79,18 +90,23 @@ def part_of(grid: Grid, share: float = 1.0) -> Part | None:
         moved = -math.inf if isinstance(schedule, RectifiedFlow) else low
         for size in sizes:
             own = [math.log(s) for s in later_row(len(levels), size, *ends).s]
-            place = _place(levels, own, nearest, moved)
+            place = _place(levels, own, nearest, low=moved)
             if place is not None and not (whole and distance < place[0]):
                 return Part(later_row(len(levels), share, *ends), 0, True, True)
     return Part(row_of(kind, calls, share), first, whole) if parts else None
 
 
 def _place(
-    levels: Sequence[float], own: Sequence[float], nearest: float, low: float = -math.inf
+    levels: Sequence[float],
+    own: Sequence[float],
+    nearest: float,
+    end: float = -math.inf,
+    low: float = -math.inf,
 ) -> tuple[float, int] | None:
     """Where some levels lie on a whole list: (distance, first), or None if they are too far away.
 
     Args:
+        end: where the last step leads, in log s.
         low: log s of the sigma_min of a model whose levels may have been moved to whole times by more
             than the steps are long.
     """
@@ -111,5 +127,10 @@ def _place(
         apart = max(abs(level - own[i]) - HALF_A_TIME * math.exp(2.0 * (low - own[i])), 0.0)
         worst = max(worst, apart / shortest) if shortest else math.inf
         if worst > nearest:
+            return None
+    last = first + len(levels)
+    if last < calls and -math.inf < end:
+        step = own[last - 1] - own[last]
+        if abs(end - own[last]) > LAST_STEP * step:
             return None
     return worst, first

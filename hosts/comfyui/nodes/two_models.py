@@ -6,8 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..model import ComfyModel
-from ..two_models import BOUNDARIES, TwoGuiders, boundary_sigma, check
+from ..two_models import BOUNDARIES, TwoGuiders, check
 from . import inputs
 
 
@@ -88,8 +87,6 @@ class DPMSolver_TwoModels(io.ComfyNode):
     ) -> io.NodeOutput:
         from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
-        patchers = high_noise_guider.model_patcher, low_noise_guider.model_patcher
-        check(*patchers)
-        sigma = boundary_sigma(boundary, boundary_is, sigmas, ComfyModel.of(patchers[0]))
-        both = TwoGuiders(high_noise_guider, low_noise_guider, sigma)
+        check(high_noise_guider.model_patcher, low_noise_guider.model_patcher)
+        both = TwoGuiders(high_noise_guider, low_noise_guider, boundary, boundary_is)
         return SamplerCustomAdvanced.execute(noise, both, sampler, sigmas, latent_image)
