@@ -28,9 +28,9 @@ Hosts round a flow's sigmas only to float32, but move a diffusion model's to who
 LAST_STEP = 0.5
 """How far the end of a part's last step may be from its place, in units of that step; 0 has none."""
 
-LEAST_START = 5.0
-"""A whole list of a model whose sigmas end below those of the row starts at an s of at least this: the
-end of another scheduler's list is none."""
+LEAST_START, HIGHEST_END = 5.0, 0.1
+"""In s. A whole list starts at no less than the first, also where its model's sigmas end below those
+of the row, and leads to no more than the second: the end of another scheduler's list is none."""
 
 HALF_A_TIME = 0.25
 """Half the way in log s from one whole time of Stable Diffusion's schedule to the next, at its
@@ -128,9 +128,13 @@ def _place(
         worst = max(worst, apart / shortest) if shortest else math.inf
         if worst > nearest:
             return None
-    last = first + len(levels)
-    if last < calls and -math.inf < end:
-        step = own[last - 1] - own[last]
-        if abs(end - own[last]) > LAST_STEP * step:
-            return None
+    if end > -math.inf and not _leads_on(own[first + len(levels) - 1 :], end):
+        return None
     return worst, first
+
+
+def _leads_on(own: Sequence[float], end: float) -> bool:
+    """Whether a step that ends above 0 is that of a list, of which these levels are left."""
+    if len(own) == 1:
+        return end <= math.log(HIGHEST_END)
+    return abs(end - own[1]) <= LAST_STEP * (own[0] - own[1])

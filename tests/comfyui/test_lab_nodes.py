@@ -16,7 +16,7 @@ from dpm_solver_nodes.lab import compare, report
 from dpm_solver_nodes.lab.calibration import files
 from dpm_solver_nodes.samplers import checks
 from dpm_solver_nodes.samplers.plan import Weights
-from dpm_solver_nodes.samplers.solvers.fitted import Calibration
+from dpm_solver_nodes.samplers.solvers.fitted import Calibration, Fitted
 from dpm_solver_nodes.tests.support.digits import (
     Graph,
     Node,
@@ -296,6 +296,16 @@ def test_the_saved_picture_has_the_images_of_a_vae(host: Server, sd15: str) -> N
     assert setup["shift"] is None and setup["model"] == "BaseModel"
 
 
+def test_a_vae_that_fails_ends_no_comparison(host: Server, sd15: str) -> None:
+    """As one for another model's latents does."""
+    graph = compare_graph("euler karras", calls="2", reference_calls=10)
+    graph["loader"] = node("CheckpointLoaderSimple", ckpt_name=sd15)
+    graph["compare"]["inputs"] |= {"vae": ["loader", 2]}
+    (line,) = runs(host.run(graph))["euler karras"]
+    assert float(line["error"]) > 0.0
+    assert "Solver Compare: the VAE could not decode: " in host.log()
+
+
 def test_nothing_is_saved_without_a_name(host: Server) -> None:
     """As in older workflow files, which don't have the input."""
     outputs = host.run(compare_graph(calls="2", reference_calls=10))
@@ -307,20 +317,25 @@ def test_calibrated_stands_for_the_files_that_fit(host: Server) -> None:
     folder = host.work / "models" / "dpm_solver"
     steps = (Weights(0.5, (0.5,)), Weights(0.0, (1.0, 0.0)))
     sigma_max = 14.614643
-    fits = Calibration("diffusion", (sigma_max, 1.0, 0.0), steps)
+    fits = Calibration("diffusion", (sigma_max, 1.0, 0.0), steps, Fitted(guidance=7.0))
+    nearer = Calibration("diffusion", (sigma_max, 2.0, 0.0), steps, Fitted(guidance=2.0))
+    one_call = Calibration("diffusion", (sigma_max, 0.0), (Weights(0.0, (1.0,)),))
     flow = Calibration("flow", (1.0, 0.5, 0.0), steps)
-    paths = [folder / "fits.safetensors", folder / "misfit.safetensors"]
+    contents = {"fits": [fits], "fits twice": [fits, nearer, one_call], "misfit": [flow]}
+    paths = [folder / f"{name}.safetensors" for name in contents]
     try:
-        for path, content in zip(paths, (fits, flow), strict=True):
-            files.save([content], path)
+        for path, content in zip(paths, contents.values(), strict=True):
+            files.save(content, path)
         graph = compare_graph("euler karras\ncalibrated # those of this model", reference_calls=10)
         found = runs(host.run(graph))
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
-    assert [name for name in found if "fit" in name] == ["calibrated fits"]
-    (line,) = found["calibrated fits"]
-    assert line["calls"] == "2" and float(line["error"]) > 0.0
+    names = ["calibrated fits", "calibrated fits twice 1", "calibrated fits twice 2"]
+    assert sorted(name for name in found if "fit" in name) == names
+    lines = [line for name in names for line in found[name]]
+    assert [line["calls"] for line in lines] == ["2", "1", "2"]
+    assert lines[0]["error"] != lines[2]["error"]  # of another CFG
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -131,6 +131,15 @@ def test_the_boundary_of_a_flow(host: Server, boundary: float, kind: str, high: 
     assert (made.calls, counts(host).get("low", 0) - before) == (high, 8 - high)
 
 
+@pytest.mark.parametrize("high", [3, 6, 9])
+def test_steps_are_those_of_the_list_for_small_images(host: Server, high: int) -> None:
+    """The recommended sampler moves its list, and the boundary with it."""
+    sigmas = scheduled("dpm_solver_recommended", 12)
+    graph = two(menu("dpm_solver++_recommended"), sigmas, float(high), "step")
+    made, low = low_calls(host, graph)
+    assert (made.calls, low) == (high, 12 - high)
+
+
 def test_time_is_the_models_own(host: Server) -> None:
     """normal is even in the time of a diffusion model, from 1 to nearly 0."""
     graph = two(menu("dpm_solver++_2m"), scheduled("normal", 10), 0.5, "time")

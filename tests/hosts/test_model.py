@@ -93,6 +93,18 @@ def test_image_to_image_of_small_images(calls: int) -> None:
     assert model.sized(Recommended(), LARGE, listed) == (Recommended(positions=4096), listed)
 
 
+def test_a_time_that_is_rounded_twice_is_one() -> None:
+    """ComfyUI's sigma_min and its sigma at time 0 differ by a float32's rounding."""
+
+    @dataclass(frozen=True)
+    class Rounded(Flow):
+        def whole(self, sigmas: Sequence[float]) -> list[float] | None:
+            return [sigma * (1.0 + 1e-7) for sigma in sigmas]
+
+    found = Rounded().on_whole_times([1.0, 1.0 - 1e-7, 0.5, 0.3, 0.3])
+    assert found == pytest.approx([1.0, 0.5, 0.3]) and len(found) == 3
+
+
 def test_final_zero_may_be_any_number() -> None:
     """A linked input may be."""
     model = Flow()

@@ -535,6 +535,22 @@ def test_a_file_holds_everything(schedule: NoiseSchedule, tmp_path: Path) -> Non
             files.save(some, path)
 
 
+def test_nothing_is_left_of_a_file_that_does_not_fit_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The menu would show it as a damaged one."""
+    resource = pytest.importorskip("resource")  # not on Windows
+    found, path = result(VE).calibration, tmp_path / "full.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            files.save([found], path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def packed(metadata: dict[str, str] | None = None, **tensors: Any) -> bytes:
     """A good file of two calls, but for what is given."""
     held = {

@@ -90,6 +90,16 @@ def test_the_surrogate_predicts_the_errors_of_images_coarse_to_fine(
             assert predicts.error(indices) == pytest.approx(true, rel=0.12)  # it has learned
 
 
+def test_a_single_call_teaches_nothing_and_ends_nothing() -> None:
+    schedule = next(iter(ENDS))
+    predicts = sampler.SamplerSurrogate(records(schedule), schedule, 1, euler)
+    model, _ = coarse_to_fine(schedule)
+    counted = Model([model], 8, lambda *_: None)
+    before = predicts.gains.copy()
+    assert math.isfinite(sampler.run(counted, predicts, (0,)).error)
+    assert (predicts.gains == before).all()
+
+
 @both_kinds
 def test_sigmas_for_a_sampler_are_better_than_even_ones(schedule: NoiseSchedule) -> None:
     model, noise = coarse_to_fine(schedule)

@@ -20,6 +20,7 @@ from dpm_solver_nodes.samplers import (
     sample_multistep,
 )
 from dpm_solver_nodes.samplers.schedules.sigma_lists import log_snr
+from dpm_solver_nodes.samplers.solvers.adaptive import Adaptive
 from dpm_solver_nodes.tests.support.mixture import (
     SIGMA_MAX,
     SIGMA_MIN,
@@ -101,6 +102,15 @@ def test_flows_converge_to_the_solution_of_a_fine_grid(way: str) -> None:
     }
     fine = sample_multistep(Mixture(FLOW), state(FLOW), grid, schedule=FLOW, **settings)
     assert rms(converged(way), fine) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("pcoeff", math.nan), ("icoeff", "a"), ("dcoeff", math.inf), ("accept_safety", 5.0)],
+)
+def test_settings_of_the_controller_are_checked(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be a number from "):
+        Adaptive(**{name: value})
 
 
 @pairs

@@ -11,13 +11,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from dpm_solver_nodes.samplers import sample_adaptive
+from dpm_solver_nodes.samplers import VarianceExploding, sample_adaptive
 from dpm_solver_nodes.samplers.catalog import CATALOG, Entry
+from dpm_solver_nodes.samplers.devices import as_float64
+from dpm_solver_nodes.samplers.grid import Grid
 from dpm_solver_nodes.samplers.sample import sample
+from dpm_solver_nodes.samplers.solvers.ancestral import Ancestral, kept_share
 from dpm_solver_nodes.tests.support.mixture import Mixture, Sampler, difference, start
 
 # Sampling with CFG++ takes a host's guider, as the tests in `host` do.
@@ -386,3 +390,17 @@ def test_the_exact_mixture_in_half_precision() -> None:
                 sigmas,
             )
             assert difference(result.double(), exact) < 32 * torch.finfo(dtype).eps, name
+
+
+def test_a_flipped_array_is_a_list_of_sigmas() -> None:
+    """The natural way to turn a list around for inversion."""
+    falling = np.geomspace(10.0, 0.1, 6)
+    expected = torch.from_numpy(np.ascontiguousarray(falling[::-1]))
+    assert torch.equal(as_float64(falling[::-1]), expected)
+
+
+def test_an_ancestral_step_over_many_orders_of_magnitude() -> None:
+    level = Grid.of([14.0, 1e-3, 1e-9, 0.0], VarianceExploding()).levels
+    kept = kept_share(VarianceExploding(), level[1], level[2], 1.0)
+    assert kept == pytest.approx(1e-6, rel=1e-9)
+    assert Ancestral(eta=1.0).plan(Grid.of([14.0, 1e-3, 1e-9, 0.0], VarianceExploding()))

@@ -241,6 +241,28 @@ def test_sigmas_that_a_host_moved_to_whole_times_are_known_again() -> None:
         assert part is not None and (part.row.calls, part.first) == (calls, 0)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "sigmas"),
+    [
+        (VE, (0.0281, 0.0075, 0.0)),
+        (VarianceExploding(0.0292), (0.1548, 0.0656, 0.0)),
+        (RectifiedFlow(0.003), (0.0409, 0.0149, 0.0)),
+        (RectifiedFlow(0.003), (0.2727, 0.1351, 0.0)),
+        (VarianceExploding(0.002), (0.79, 0.48, 0.23, 0.002)),
+        (VarianceExploding(0.0292), (14.43, 14.25, 10.6)),
+    ],
+)
+def test_the_end_of_another_list_is_no_run_of_its_own(
+    schedule: NoiseSchedule, sigmas: tuple[float, ...]
+) -> None:
+    """Its gains are for a first step from noise, and for steps as long as the row's."""
+    grid = Grid.of(sigmas, schedule)
+    part = part_of(grid)
+    assert part is None or part.later or part.first > 0
+    for step in Recommended().plan(grid).steps:
+        assert sum(map(abs, step.outputs)) < 6.0
+
+
 @both_kinds
 def test_lists_that_are_not_its_own(schedule: NoiseSchedule) -> None:
     even = [1.0 - i / 14 for i in range(14)]
