@@ -103,12 +103,8 @@ class TwoGuiders:
     ) -> Any:
         """Sample as the host's guiders do."""
         model = ComfyModel.of(self.model_patcher)
-        if (
-            options := options_of(sampler)
-        ) is not None:  # it may run on a list for the image's size
-            _, listed = model.sized(options, latent_image, sigmas)
-        else:
-            listed = sigmas
+        options = options_of(sampler)  # ours may run on a list for the image's size
+        listed = sigmas if options is None else model.sized(options, latent_image, sigmas)[1]
         boundary = boundary_sigma(self.boundary, self.boundary_is, listed, model)
         begins = [sigma >= boundary for sigma in listed.tolist()]
         LOG.info(
