@@ -173,9 +173,12 @@ def _settings(
 
 
 def _measured_by(guider: Any) -> tuple[object, ...]:
-    """What must be the same for all prompts: the network, its patches, and the CFG."""
+    """What must be the same for all prompts: the network, its patches and its sigmas, and the CFG."""
     patcher = guider.model_patcher
-    return id(patcher.model), getattr(patcher, "patches_uuid", None), own_models.cfg_of(guider)
+    model = ComfyModel.of(patcher)
+    network = id(patcher.model), getattr(patcher, "patches_uuid", None)
+    kind = type(model.model_sampling).__bases__  # the host makes the class anew each time
+    return *network, kind, model.own_sigma_max, model.sigma_min, own_models.cfg_of(guider)
 
 
 class _Seen:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def save(calibrations: Sequence[Calibration], path: Path) -> None:
         "format": FORMAT,
         "version": str(VERSION),
         "kind": calibrations[0].kind,
-        "fitted": json.dumps([asdict(one.fitted) for one in calibrations]),
+        "fitted": json.dumps([asdict(_shortened(one.fitted)) for one in calibrations]),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     content = to_bytes(tensors, metadata)
@@ -142,6 +142,12 @@ def save(calibrations: Sequence[Calibration], path: Path) -> None:
     except OSError:  # a full disk: no part of a file is left
         path.unlink(missing_ok=True)
         raise
+
+
+def _shortened(fitted: Fitted) -> Fitted:
+    """With the least of its errors: beside other packs there are more schedulers than a file holds."""
+    least = sorted(fitted.errors.items(), key=lambda item: item[1])[:MOST_ERRORS]
+    return replace(fitted, errors=dict(least)) if len(fitted.errors) > MOST_ERRORS else fitted
 
 
 def load(path: Path) -> tuple[Calibration, ...]:

@@ -376,6 +376,19 @@ def test_several_prompts(host: Server) -> None:
     assert counts(host)["calibrate"] >= found.fitted.model_calls // 2
 
 
+def test_guiders_of_other_models_or_guidance_are_refused(host: Server) -> None:
+    before = saved(host)
+    graph = calibrate_graph(guider=True, name="guiders")
+    own = graph["guider"]["inputs"]
+    graph["both"] = node("DPMSolverTest_List", first=["guider", 0], second=["other", 0])
+    graph["calibrate"]["inputs"]["guider"] = ["both", 0]
+    graph["patched"] = node("ModelSamplingDiscrete", model=own["model"], sampling="eps", zsnr=True)
+    for other in ({"cfg": 3.0}, {"model": ["patched", 0]}):
+        graph["other"] = node("CFGGuider", **{**own, **other})
+        assert "guiders of different models, LoRAs or CFGs" in refused(host, graph)
+    assert saved(host) == before
+
+
 @pytest.mark.parametrize(
     ("inputs", "word"),
     [

@@ -660,6 +660,16 @@ def test_what_a_file_says_of_its_origin_is_shown_plainly(tmp_path: Path) -> None
     str(caught.value).encode()
 
 
+def test_errors_beside_many_schedulers_are_read_again(tmp_path: Path) -> None:
+    errors = {f"euler {k}": 1.0 / (1 + k % 60) for k in range(60)}
+    path = tmp_path / "x.safetensors"
+    found = Calibration("diffusion", (1.0, 0.0), (Weights(0.5, (0.5,)),), Fitted(errors=errors))
+    files.save([found], path)
+    (read,) = files.load(path)
+    assert len(read.fitted.errors) == files.MOST_ERRORS
+    assert list(read.fitted.errors.values()) == sorted(errors.values())[: files.MOST_ERRORS]
+
+
 def test_what_was_stopped_says_so(tmp_path: Path) -> None:
     found = Calibration("diffusion", (1.0, 0.0), (Weights(0.5, (0.5,)),), Fitted(stopped=True))
     path = files.free_path(tmp_path, "x" * files.LONGEST_NAME, "_unmeasured")

@@ -392,16 +392,16 @@ class SaveLatent:
 
 
 class List:
-    """Two conditionings as a list, as nodes make it that handle many prompts."""
+    """Two conditionings or guiders as a list, as nodes make it that handle many prompts."""
 
     CATEGORY = "_for_testing/dpm-solver"
-    RETURN_TYPES = ("CONDITIONING",)
+    RETURN_TYPES = ("*",)
     OUTPUT_IS_LIST = (True,)
     FUNCTION = "listed"
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 (the host's name)
-        return {"required": {"first": ("CONDITIONING",), "second": ("CONDITIONING",)}}
+        return {"required": {"first": ("*",), "second": ("*",)}}
 
     def listed(self, first: Any, second: Any) -> tuple[list[Any]]:
         return ([first, second],)
