@@ -13,10 +13,14 @@ profit as well. Its gradient is found by back-propagation through the whole run,
 from there. Each number of calls starts from its neighbour's solver. Hosts move a diffusion model's
 sigmas to whole times, so its rows end there and their gains are fitted again. Results go to the file
 of the sampler's data, where rows that are not asked for stay. EDM's rows and those for zero terminal
-SNR were fitted with --iterations 40, some of EDM's twice. Stable Diffusion's from 8 calls up to 25
-were fitted again with --networks --iterations 40 --again 40 (10 and 15 calls with 60 of each). Those
-between that are not there were left out: on networks a mean of neighbours is closer than a row
-that was fitted without them (tried at 22 calls). All seeds are in `problems.py`.
+SNR were fitted with --iterations 40, some of EDM's twice. Networks came into the fits later. Stable
+Diffusion's rows from 8 to 25 calls were fitted with --networks --counts 2 --iterations 40 --again 40
+(10 and 15 calls with 60 of each), two images of each network, and without the last of NETWORKS and
+TUNE's tables. Flows' from 5 to 40 calls were fitted with --networks --counts 2 --iterations 60, and
+then with --networks --iterations 40 (9 and 13 calls only so), the large rows from half way between the
+first fit and those without networks: a whole count for each network costs large images too much.
+Rows between those were left out: on networks a mean of neighbours is closer than a row that was
+fitted without them. All seeds are in `problems.py`.
 """
 
 from __future__ import annotations
@@ -44,9 +48,8 @@ from .references import model_sampling, reference
 DATA = Path(__file__).parent.parent / "samplers" / "solvers" / "recommended.json"
 EARLIER = 2
 SHARPNESS = 2.0
-COUNTS, IMAGES = 2.0, 2
-"""Of each network in `NETWORKS`: how many exact models it counts as, and how many of its images are
-taken, as it takes far longer than an exact model."""
+IMAGES = 3
+"""Of each network in `NETWORKS`, as it takes far longer than an exact model."""
 
 SEVERAL_BELOW = 8
 """With fewer calls there are several valleys: the best of several starts is taken."""
@@ -397,6 +400,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=250)
     parser.add_argument("--again", type=int, default=250, help="iterations at whole times")
     parser.add_argument("--networks", action="store_true", help="with NETWORKS in the fit")
+    parser.add_argument("--counts", type=float, default=1.0, help="each as so many exact models")
     parser.add_argument("--data", type=Path, default=DATA, help="the file of rows")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -410,7 +414,7 @@ def main() -> None:
     for calls in options.calls or ORDER:
         began = time.time()
         cases, others = ([Case.of(p, processes, calls) for p in part] for part in (tune, held_out))
-        cases += [Case.of(p, processes, calls, COUNTS, IMAGES) for p in networks]
+        cases += [Case.of(p, processes, calls, options.counts, IMAGES) for p in networks]
         rows = read(options.kind, options.data)
         starts = [rows[calls]] if calls in rows and not options.fresh else []
         neighbours = [n for n in rows if n != calls]

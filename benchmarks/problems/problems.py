@@ -374,6 +374,8 @@ TUNE: tuple[Problem, ...] = (
     trained_on_patches(("china", "flower"), 8, 4.0, 134),
     trained_on_emoji(8, 0, 0.0, 136),
     trained_on_patches(("china",), 12, 2.0, 148, cut=5),
+    table("wine", 13, 0.25, 0.0, 360),
+    table("wine", 13, 0.1, 3.0, 362),
 )
 
 NETWORKS: tuple[Problem, ...] = (
@@ -384,6 +386,7 @@ NETWORKS: tuple[Problem, ...] = (
     trained("digits 8x8", 8, pictures.digits, 3.0, 350),
     trained_on_patches(("flower",), 24, 0.0, 352, NOISE, images=3, cut=7),
     trained_on_patches(("china",), 20, 7.0, 354, VELOCITY, images=3, cut=8),
+    trained_on_patches(("china", "flower"), 16, 0.0, 372, VELOCITY, images=4, cut=9),
 )
 """For fits of whole runs, with those in TUNE. The images of large models are networks', too."""
 
