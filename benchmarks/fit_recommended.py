@@ -18,7 +18,7 @@ Diffusion's rows from 8 to 25 calls were fitted with --networks --counts 2 --ite
 (10 and 15 calls with 60 of each), two images of each network, and without the last of NETWORKS and
 TUNE's tables. Flows' from 5 to 40 calls were fitted with --networks --counts 2 --iterations 60, and
 then with --networks --iterations 40 (9 and 13 calls only so), the large rows from half way between the
-first fit and those without networks: a whole count for each network costs large images too much.
+first fit and those without networks: counts of two cost large images too much.
 Rows between those were left out: on networks a mean of neighbours is closer than a row that was
 fitted without them. All seeds are in `problems.py`.
 """

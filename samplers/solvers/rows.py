@@ -41,9 +41,10 @@ SMALLEST, LARGEST = 8 * 8, 64 * 64
 large. All of today's large models make large ones: 512 x 512 pixels are 64 x 64 latents."""
 
 CAUTION = 0.8
-"""The part of the way from the small row to the large one that large images go. The large rows were
-fitted on exact models alone, whose fine detail is decided at once; trained networks want more calls at
-low noise. By the rest of that way exact models gain little, and networks lose much."""
+"""The part of the way from the small row to the large one that large images go. All
+models of that size that they were fitted on are exact, and their fine detail is decided at once;
+trained networks want more calls at low noise. By the rest of that way exact models gain little, and
+networks lose much."""
 
 
 ROWS_KEPT, SIZES_KEPT = 64, 16
