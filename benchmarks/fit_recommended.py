@@ -13,14 +13,15 @@ profit as well. Its gradient is found by back-propagation through the whole run,
 from there. Each number of calls starts from its neighbour's solver. Hosts move a diffusion model's
 sigmas to whole times, so its rows end there and their gains are fitted again. Results go to the file
 of the sampler's data, where rows that are not asked for stay. EDM's rows and those for zero terminal
-SNR were fitted with --iterations 40, some of EDM's twice. Networks came into the fits later. Stable
-Diffusion's rows from 8 to 25 calls were fitted with --networks --counts 2 --iterations 40 --again 40
-(10 and 15 calls with 60 of each), two images of each network, and without the last of NETWORKS and
-TUNE's tables. Flows' from 5 to 40 calls were fitted with --networks --counts 2 --iterations 60, and
-then with --networks --iterations 40 (9 and 13 calls only so), the large rows from half way between the
-first fit and those without networks: counts of two cost large images too much.
-Rows between those were left out: on networks a mean of neighbours is closer than a row that was
-fitted without them. All seeds are in `problems.py`.
+SNR were fitted with --iterations 40, some of EDM's twice.
+
+Networks came into the fits later. Stable Diffusion's rows from 8 to 25 calls were fitted with
+--networks --counts 2 --iterations 40 --again 40 (10 and 15 calls with 60 of each), two images of each
+network, and without the last of NETWORKS and TUNE's tables. Flows' from 5 to 40 calls were fitted with
+--networks --counts 2 --iterations 60, which cost large images too much. Their large rows were then set
+half way to those of before, in log s and gains, and all fitted with --networks --iterations 40 (9 and
+13 calls only so). Rows between those were left out: on networks a mean of neighbours is closer than a
+row that was fitted without them. All seeds are in `problems.py`.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ def part_of(grid: Grid, share: float = 1.0) -> Part | None:
     """The part of a row that a list of sigmas is, or None for other lists.
 
     The list is one for the image's own size or, as hosts make them, for large images; the row has the
-    gains for the image's own size. The last step of a part may lead to 0, too. A list
-    from a later start is known only as a whole.
+    gains for the image's own size. The last step of a part may lead to 0, too. A list from a later
+    start is known only as a whole.
 
     Args:
         share: of the image's size; see `share_of`.
