@@ -387,12 +387,15 @@ NETWORKS: tuple[Problem, ...] = (
     trained_on_patches(("flower",), 24, 0.0, 352, NOISE, images=3, cut=7),
     trained_on_patches(("china",), 20, 7.0, 354, VELOCITY, images=3, cut=8),
     trained_on_patches(("china", "flower"), 16, 0.0, 372, VELOCITY, images=4, cut=9),
+    trained_on_patches(("ihc", "china"), 16, 7.0, 380, NOISE, images=3, cut=10),
+    trained_on_patches(("ihc", "flower"), 16, 2.0, 384, NOISE, images=3, cut=11),
 )
 """For fits of whole runs, with those in TUNE. The images of large models are networks', too."""
 
 CHECK_NETWORKS: tuple[Problem, ...] = (
     trained_on_emoji(16, 5, 5.0, 360, NOISE, images=4),
     trained_on_patches(("motorcycle_left", "hubble_deep_field"), 24, 2.5, 362, VELOCITY, images=3),
+    trained_on_emoji(16, 2, 4.0, 382, NOISE, images=4),
 )
 """What the weight of networks in a fit is chosen by."""
 
