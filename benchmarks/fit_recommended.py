@@ -18,14 +18,14 @@ SNR were fitted with --iterations 40, some of EDM's twice.
 Networks came into the fits later. Stable Diffusion's rows from 8 to 25 calls were fitted with
 --networks --counts 2 --iterations 40 --again 40 (10 and 15 calls with 60 of each), two images of each
 network, and without the last three of NETWORKS and TUNE's tables. From there 8, 9, 10, 12, 15, 20 and
-25 calls were fitted with --networks --iterations 40 --again 40, and 10 and 12 once more with --counts
-2 beside these; the large row of 8 is still the first. Flows' from 5 to 40 calls were fitted with
---networks --counts 2 --iterations 60, which cost large images too much. Their large rows were then
-set half way to those of before, in log s and gains, and all fitted with --networks --iterations 40 (9
-and 13 calls only so). Rows between those were left out: on networks a mean of neighbours is closer
-than a row that was fitted without them. Not each fit with networks gained: Stable Diffusion's row of
-30 was twice as far on two of CHECK_NETWORKS as that which is here, and was not taken. All seeds are
-in `problems.py`.
+25 calls were fitted with --networks --iterations 40 --again 40, and 12 once more with --counts 2
+beside these (8 and 10 so cost large images too much); the large row of 8 is still the first. Flows'
+from 5 to 40 calls were fitted with --networks --counts 2 --iterations 60, which cost large images too
+much. Their large rows were then set half way to those of before, in log s and gains, and all fitted
+with --networks --iterations 40 (9 and 13 calls only so). Rows between those were left out: on
+networks a mean of neighbours is closer than a row that was fitted without them. Not each fit with
+networks gained: Stable Diffusion's row of 30 was twice as far on two of CHECK_NETWORKS as that which
+is here, and was not taken. All seeds are in `problems.py`.
 """
 
 from __future__ import annotations
